@@ -1,0 +1,74 @@
+"""What the loaders hand to the methods: flat token batches with their layout.
+
+Shape suffixes: T tokens of a micro-batch (no padding), B sequences of a micro-batch.
+This is the one module that `lightning_modules` and `datamodules` share, so it imports torch and typing only.
+"""
+
+from typing import NamedTuple, TypedDict
+
+import torch
+from torch import Tensor
+
+ROWS_PER_GROUP = 8
+
+
+class Group(NamedTuple):
+    """A run of neighbouring sequences that attention pads to one width: tokens [start, stop), rows [row, row + rows)."""
+
+    start: int
+    stop: int
+    row: int
+    rows: int
+    width: int
+    ragged: bool
+
+
+class FlatLayout(NamedTuple):
+    """Where the sequences of a flat batch begin and end; numbers that steer Python stay on the host.
+
+    `padded_T` is a token's place in its own group's block [rows, width], flattened.
+    """
+
+    cu_seqlens: Tensor  # int32 [B+1]
+    lens_B: Tensor  # int64, descending
+    padded_T: Tensor  # int64
+    groups: tuple[Group, ...]
+    max_len: int
+
+
+class TextBatch(TypedDict):
+    """One micro-batch of text, its sequences sorted by length, longest first."""
+
+    ids_T: Tensor  # int64
+    position_T: Tensor  # int64, position inside the sequence
+    type_T: Tensor  # int64, 0 for segment A, 1 for segment B
+    special_T: Tensor  # bool, tokens that no corruption may touch
+    sequence_T: Tensor  # int64, row of the sequence in this micro-batch
+    sample_B: Tensor  # int64, place of the sequence in the global order: the key of its randomness
+    layout: FlatLayout
+    lens: list[int]  # length of each sequence
+    maskable: list[int]  # tokens of each sequence that are not special
+    position: int  # smallest place in the global order: the key of the micro-batch's dropout
+
+
+def flat_layout(lens: list[int], rows_per_group: int = ROWS_PER_GROUP) -> FlatLayout:
+    """Lay sequences of the given lengths (longest first) end to end.
+
+    Raises:
+        ValueError: no sequence, a length below one, or lengths that are not in descending order.
+    """
+    if not lens or min(lens) < 1 or any(a < b for a, b in zip(lens, lens[1:], strict=False)):
+        raise ValueError(f"lengths must be positive and in descending order, got {lens}")
+    lens_B = torch.tensor(lens, dtype=torch.int64)
+    cu_seqlens = torch.zeros(len(lens) + 1, dtype=torch.int32)
+    cu_seqlens[1:] = lens_B.cumsum(0)
+    starts = cu_seqlens.tolist()
+    groups = []
+    for row in range(0, len(lens), rows_per_group):
+        end = min(row + rows_per_group, len(lens))
+        groups.append(Group(starts[row], starts[end], row, end - row, lens[row], lens[row] != lens[end - 1]))
+    width_B = torch.tensor([group.width for group in groups for _ in range(group.rows)])
+    row_in_group_B = torch.arange(len(lens)) % rows_per_group
+    position_T = torch.arange(starts[-1]) - torch.repeat_interleave(cu_seqlens[:-1].long(), lens_B)
+    padded_T = torch.repeat_interleave(row_in_group_B * width_B, lens_B) + position_T
+    return FlatLayout(cu_seqlens, lens_B, padded_T, tuple(groups), lens[0])
