@@ -4,6 +4,7 @@ Shape suffixes: T tokens of a micro-batch (no padding), B sequences of a micro-b
 This is the one module that `lightning_modules` and `datamodules` share, so it imports torch and typing only.
 """
 
+from itertools import pairwise
 from typing import NamedTuple, TypedDict
 
 import torch
@@ -13,7 +14,7 @@ ROWS_PER_GROUP = 8
 
 
 class Group(NamedTuple):
-    """A run of neighbouring sequences that attention pads to one width: tokens [start, stop), rows [row, row + rows)."""
+    """Neighbouring sequences that attention pads to one width: tokens [start, stop), rows [row, row + rows)."""
 
     start: int
     stop: int
@@ -34,6 +35,7 @@ class FlatLayout(NamedTuple):
     padded_T: Tensor  # int64
     groups: tuple[Group, ...]
     max_len: int
+    min_len: int
 
 
 class TextBatch(TypedDict):
@@ -57,7 +59,7 @@ def flat_layout(lens: list[int], rows_per_group: int = ROWS_PER_GROUP) -> FlatLa
     Raises:
         ValueError: no sequence, a length below one, or lengths that are not in descending order.
     """
-    if not lens or min(lens) < 1 or any(a < b for a, b in zip(lens, lens[1:], strict=False)):
+    if not lens or min(lens) < 1 or any(a < b for a, b in pairwise(lens)):
         raise ValueError(f"lengths must be positive and in descending order, got {lens}")
     lens_B = torch.tensor(lens, dtype=torch.int64)
     cu_seqlens = torch.zeros(len(lens) + 1, dtype=torch.int32)
@@ -71,4 +73,4 @@ def flat_layout(lens: list[int], rows_per_group: int = ROWS_PER_GROUP) -> FlatLa
     row_in_group_B = torch.arange(len(lens)) % rows_per_group
     position_T = torch.arange(starts[-1]) - torch.repeat_interleave(cu_seqlens[:-1].long(), lens_B)
     padded_T = torch.repeat_interleave(row_in_group_B * width_B, lens_B) + position_T
-    return FlatLayout(cu_seqlens, lens_B, padded_T, tuple(groups), lens[0])
+    return FlatLayout(cu_seqlens, lens_B, padded_T, tuple(groups), lens[0], lens[-1])
