@@ -1,0 +1,217 @@
+"""The base of all methods: a training step is an optimizer step.
+
+`training_step` receives the rank's whole share of one global batch as a list of micro-batches, so that the global step,
+the step of the learning rate, the validation step and the data position are one number.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.core.batches import TextBatch
+from lightning_modules.core import stop
+from lightning_modules.core.backward import backward, check_gradients, passes
+from lightning_modules.core.keyed import mix, seed_generators
+from lightning_modules.core.optim import build_optimizer, parameter_groups
+from lightning_modules.core.schedules import schedule
+from lightning_modules.core.terms import LossTerms, Totals
+
+TRAIN, EVALUATE = 0, 1  # streams of randomness
+
+
+class Diverged(RuntimeError):
+    """The loss or the gradient is not finite any more."""
+
+
+class Method(LightningModule):
+    """A published method: a subclass builds its networks and gives an objective, the step is here.
+
+    A subclass gives `build`, `target_counts`, `objective`, `summarise` and `export`, and calls
+    `self.optimization(...)` in its constructor.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.seed = 0  # set by the launcher from the top-level key
+        self.model: nn.Module | None = None
+        self.logged: dict[str, float] = {}  # the values of the newest logged step, for the progress line
+        self.step_ended = 0.0
+        self._evaluation = Totals()
+        self._ballot: Tensor | None = None  # votes to stop of the step before
+
+    def optimization(
+        self,
+        optimizer: str,
+        learning_rate: float,
+        weight_decay: float,
+        adam_epsilon: float,
+        schedule: str,
+        warmup_steps: int,
+        clip_norm: float,
+    ) -> None:
+        """Keep the options of the optimizer, the schedule and the clipping."""
+        self.optimizer_name, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
+        self.adam_epsilon, self.schedule_name = adam_epsilon, schedule
+        self.warmup_steps, self.clip_norm = warmup_steps, clip_norm
+
+    # What a method gives
+
+    def build(self, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> None:
+        """Build the networks for a tokenizer and the longest sequence into `self.model`."""
+        raise TypeError(f"{type(self).__name__} gives no build()")
+
+    def target_counts(self, batch: TextBatch) -> dict[str, int]:
+        """Return how many targets each loss term has in a micro-batch, from numbers that are on the host."""
+        raise TypeError(f"{type(self).__name__} gives no target_counts()")
+
+    def objective(self, batch: TextBatch, key: int, measures: bool) -> LossTerms:
+        """Run one micro-batch; whatever is drawn is a function of the key and of the samples' places.
+
+        Statistics are wanted only where `measures` is true; they may cost time.
+        """
+        raise TypeError(f"{type(self).__name__} gives no objective()")
+
+    def summarise(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        """Turn statistics, added up over a global batch or an evaluation, into metrics by name."""
+        return {name: value.item() for name, value in statistics.items()}
+
+    def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write Hugging Face folders below `folder`."""
+        raise TypeError(f"{type(self).__name__} gives no export()")
+
+    # Lightning's hooks
+
+    def configure_model(self) -> None:
+        """Build the networks once; the data module's setup has run before."""
+        if self.model is None:
+            data = self.trainer.datamodule
+            self.build(data.tokenizer, data.sequence_length)
+
+    def decay_groups(self) -> list[dict]:
+        """Return the parameter groups; a method with learning rates by depth overrides this."""
+        return parameter_groups(self.named_parameters(), self.learning_rate, self.weight_decay)
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, Any]]]:
+        """Build the optimizer and a scheduler that is a function of the step alone."""
+        optimizer = build_optimizer(self.optimizer_name, self.decay_groups(), self.learning_rate, self.adam_epsilon)
+        rate = schedule(self.schedule_name, self.warmup_steps, self.trainer.max_steps)
+        return [optimizer], [{"scheduler": LambdaLR(optimizer, rate), "interval": "step"}]
+
+    def training_step(self, micro_batches: list[TextBatch], batch_idx: int) -> None:
+        """Make one update from the rank's micro-batches of one global batch."""
+        counts = self._global_counts(micro_batches)
+        logs = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+        totals = Totals()
+        for batch, context in zip(micro_batches, passes(self, len(micro_batches)), strict=True):
+            with context:
+                seed_generators(self.seed, TRAIN, batch["position"])
+                found = self.objective(batch, mix(self.seed, TRAIN), measures=logs)
+                backward(self, found.total(counts) * self.trainer.world_size)  # the strategies average over the ranks
+            if logs:
+                totals.add(found)
+        self._update(totals if logs else None)
+
+    def _global_counts(self, micro_batches: list[TextBatch]) -> dict[str, Tensor | float]:
+        """Count every term's targets over the global batch; the votes to stop ride along."""
+        counts: dict[str, float] = {}
+        for batch in micro_batches:
+            for name, count in self.target_counts(batch).items():
+                counts[name] = counts.get(name, 0) + count
+        packed = torch.tensor([*counts.values(), float(bool(stop.requested()))], dtype=torch.float64)
+        if self.trainer.world_size > 1:
+            packed = packed.to(self.device, torch.float64, non_blocking=True)
+            dist.all_reduce(packed)
+        self._act_on_votes(packed)
+        # A term without any target has the sum 0: dividing by 1 keeps it 0, and keeps its gradient defined.
+        return dict(zip(counts, packed[:-1].clamp(min=1).unbind(), strict=True))
+
+    def _act_on_votes(self, packed: Tensor) -> None:
+        """End the run if any rank voted for it one step ago; that vote has long arrived, so nothing waits."""
+        if self._ballot is not None and self._ballot.item() > 0:
+            self.trainer.should_stop = True
+        self._ballot = packed[-1].to("cpu", non_blocking=True)
+
+    def _update(self, totals: Totals | None) -> None:
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        if self.trainer.global_step < 2:
+            check_gradients(self.named_parameters())
+        norm = nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm or float("inf"))
+        rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        if totals is not None:
+            self._log_step(totals, {"opt/lr": rate, "opt/grad_norm": norm.item()})
+
+    def _log_step(self, totals: Totals, more: dict[str, float]) -> None:
+        totals.reduce(self.device)
+        values = {**totals.means(), **self.summarise(totals.statistics())}
+        self.logged = {f"train/{name}": value for name, value in values.items()} | more
+        if not torch.isfinite(torch.tensor([self.logged["train/loss"], more["opt/grad_norm"]])).all():
+            step = self.trainer.global_step
+            raise Diverged(f"step {step}: loss {self.logged['train/loss']}, gradient norm {more['opt/grad_norm']}")
+        self.log_values(self.logged)
+
+    def log_values(self, values: dict[str, float]) -> None:
+        """Send values to every logger under the number of completed optimizer steps."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(values, step=self.trainer.global_step)
+
+    # Evaluation: the same code for `launch validate`, `launch test` and the validation inside a run
+
+    def start_evaluation(self) -> None:
+        """Forget what was added up."""
+        self._evaluation = Totals()
+
+    def evaluation_step(self, micro_batches: list[TextBatch]) -> None:
+        """Add one batch of an evaluation; draws are keyed, so they are the same at every evaluation."""
+        for batch in micro_batches:
+            self._evaluation.add(self.objective(batch, mix(self.seed, EVALUATE), measures=True))
+
+    def end_evaluation(self, prefix: str) -> dict[str, float]:
+        """Return the metrics of the evaluation over all ranks, by name."""
+        self._evaluation.reduce(self.device)
+        values = {**self._evaluation.means(), **self.summarise(self._evaluation.statistics())}
+        return {f"{prefix}/{name}": value for name, value in values.items()}
+
+    def on_validation_epoch_start(self) -> None:
+        """Start `launch validate`."""
+        self.start_evaluation()
+
+    def validation_step(self, micro_batches: list[TextBatch], batch_idx: int) -> None:
+        """Evaluate one batch."""
+        self.evaluation_step(micro_batches)
+
+    def on_validation_epoch_end(self) -> None:
+        """End `launch validate`; the launcher prints `self.logged`."""
+        self.logged = self.end_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start `launch test`."""
+        self.start_evaluation()
+
+    def test_step(self, micro_batches: list[TextBatch], batch_idx: int) -> None:
+        """Evaluate one batch."""
+        self.evaluation_step(micro_batches)
+
+    def on_test_epoch_end(self) -> None:
+        """End `launch test`; the launcher prints `self.logged`."""
+        self.logged = self.end_evaluation("test")
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Note when the step and all callbacks on it were over: from here on the run waits for data."""
+        self.step_ended = time.perf_counter()
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters that are trained, tied ones once."""
+        return (p for p in self.parameters() if p.requires_grad)

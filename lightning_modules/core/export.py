@@ -1,0 +1,25 @@
+"""Hugging Face folders that are proved by reading them back."""
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def save_network(network: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write a network as safetensors with its configuration and tokenizer, read it back and compare every tensor.
+
+    Raises:
+        RuntimeError: what was read back differs from what was written.
+    """
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    again = type(network).from_pretrained(folder, dtype=next(network.parameters()).dtype)
+    written, read = network.state_dict(), again.state_dict()
+    different = [name for name in written.keys() | read.keys() if not _same(written.get(name), read.get(name))]
+    if different:
+        raise RuntimeError(f"{folder}: reads back differently in {', '.join(sorted(different)[:5])}")
+
+
+def _same(ours: torch.Tensor | None, theirs: torch.Tensor | None) -> bool:
+    return ours is not None and theirs is not None and torch.equal(ours.cpu(), theirs.cpu())
