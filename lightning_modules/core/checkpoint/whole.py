@@ -1,0 +1,122 @@
+"""What a checkpoint keeps whole, in `trainer.pt`: buffers, the numbers of optimizer groups, counters of the loops."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_modules.core.checkpoint.errors import CheckpointError
+
+
+def plain(value: Any, place: str) -> Any:
+    """Copy nested data, tensors to host memory, so that it can be written later and read without running code.
+
+    Raises:
+        CheckpointError: something is not a tensor, number, string, list or dict; `place` leads to it.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    for base in (int, float):
+        if isinstance(value, base):
+            return base(value)  # takes the class off an IntEnum or a numpy float
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {_plain_key(key, place): plain(item, f"{place}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
+    raise CheckpointError(
+        f"{place}: is a {type(value).__name__}; a checkpoint holds tensors, numbers, strings, lists and dicts"
+    )
+
+
+def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """List the buffers that belong to a module's state, live."""
+    return {
+        f"{prefix}.{name}" if prefix else name: buffer
+        for prefix, child in module.named_modules()
+        for name, buffer in child._buffers.items()
+        if buffer is not None and name not in child._non_persistent_buffers_set
+    }
+
+
+def restore_buffers(module: nn.Module, saved: dict[str, Tensor], folder: Path) -> None:
+    """Copy saved buffers into a module.
+
+    Raises:
+        CheckpointError: a buffer is missing, unknown, or has another shape.
+    """
+    buffers = persistent_buffers(module)
+    for name in sorted(buffers.keys() ^ saved.keys()):
+        lacking = "the model" if name in saved else "the checkpoint"
+        raise CheckpointError(f"{folder}: {lacking} lacks the buffer {name}; use the model that was saved")
+    for name, buffer in buffers.items():
+        if buffer.shape != saved[name].shape:
+            found, wanted = list(saved[name].shape), list(buffer.shape)
+            raise CheckpointError(f"{folder}: buffer {name} has shape {found}, in the model it is {wanted}")
+        buffer.copy_(saved[name])
+
+
+def describe_optimizers(module: nn.Module, optimizers: list[Optimizer]) -> list[dict[str, Any]]:
+    """Describe optimizers: class, and for each group the names of its parameters and its numbers (lr, betas, ...)."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return [
+        {
+            "class": type(optimizer).__name__,
+            "groups": [
+                {"names": [names[id(parameter)] for parameter in group["params"]], "numbers": _numbers(group)}
+                for group in optimizer.param_groups
+            ],
+        }
+        for optimizer in optimizers
+    ]
+
+
+def restore_groups(module: nn.Module, optimizers: list[Optimizer], saved: list[dict[str, Any]], folder: Path) -> None:
+    """Write the saved numbers into the optimizer groups; what is not a number, such as `fused`, stays as configured.
+
+    Raises:
+        CheckpointError: the class of an optimizer or the parameters of a group differ.
+    """
+    live = describe_optimizers(module, optimizers)
+    now, then = [entry["class"] for entry in live], [entry["class"] for entry in saved]
+    if now != then:
+        raise CheckpointError(f"{folder}: was saved with {' + '.join(then)}, this run has {' + '.join(now)}")
+    for optimizer, live_entry, saved_entry in zip(optimizers, live, saved, strict=True):
+        now, then = ([group["names"] for group in entry["groups"]] for entry in (live_entry, saved_entry))
+        if now != then:
+            first = next((i for i, pair in enumerate(zip(now, then, strict=False)) if pair[0] != pair[1]), len(then))
+            raise CheckpointError(f"{folder}: group {first} of {saved_entry['class']} held other parameters when saved")
+        for group, saved_group in zip(optimizer.param_groups, saved_entry["groups"], strict=True):
+            for key, value in saved_group["numbers"].items():
+                _set_number(group, key, value)
+
+
+def _plain_key(key: Any, place: str) -> str | int:
+    if type(key) not in (str, int):
+        raise CheckpointError(f"{place}: has a {type(key).__name__} as a key; use strings or integers")
+    return key
+
+
+def _numbers(group: dict[str, Any]) -> dict[str, Any]:
+    numbers: dict[str, Any] = {}
+    for key, value in group.items():
+        if isinstance(value, Tensor):
+            numbers[key] = float(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            numbers[key] = value
+        elif isinstance(value, list | tuple) and value and all(isinstance(item, int | float) for item in value):
+            numbers[key] = list(value)
+    return numbers
+
+
+def _set_number(group: dict[str, Any], key: str, value: Any) -> None:
+    current = group.get(key)
+    if isinstance(current, Tensor):
+        current.fill_(value)
+    else:
+        group[key] = tuple(value) if isinstance(value, list) else value

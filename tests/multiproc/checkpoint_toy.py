@@ -1,0 +1,280 @@
+"""A small run with everything that a checkpoint has to carry, and a harness that starts, kills and compares runs.
+
+Processes come from a fork server that has imported torch already, so a run of two ranks takes about a second.
+"""
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+
+from callbacks.checkpoint import Checkpoint, KeepBest
+from launch.strategies import ddp, single
+from lightning_modules.core.checkpoint import publish
+from lightning_modules.core.checkpoint.verify import newest_complete, step_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+VOCABULARY, WIDTH, ROWS, LENGTH = 31, 6, 8, 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """One attempt of the toy run."""
+
+    folder: Path
+    world_size: int = 1  # 1 is `single`
+    max_steps: int = 12
+    every_n_steps: int = 4
+    checkpoint: dict = field(default_factory=lambda: {"keep_last": 100})
+    width: int = WIDTH
+    optimizer: str = "AdamW"
+    fixed_buckets: bool = True
+    stop_at: int | None = None  # asks for an orderly stop in this step
+    kill: tuple[str, int] | None = None  # (point of `publish.reached`, how many times it is passed before) or a step
+    kill_rank: int = 0
+    resume: Path | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+
+class Toy(pl.LightningModule):
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+        self.automatic_optimization = False
+        torch.manual_seed(5)
+        self.embed = nn.Embedding(VOCABULARY, run.width)
+        self.norm = nn.LayerNorm(run.width)
+        self.mix = nn.Linear(run.width, run.width)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.frozen = nn.Linear(run.width, run.width, bias=False).requires_grad_(False)
+        self.head = nn.Linear(run.width, VOCABULARY, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer("seen", torch.zeros(3))
+        self.register_buffer("cache", torch.zeros(2), persistent=False)
+
+    def training_step(self, tokens_BL: Tensor, batch_idx: int) -> None:
+        optimizer, step = self.optimizers(), self.trainer.global_step
+        hidden_BLD = self.frozen(self.embed(tokens_BL[:, :-1]) * (1 + self.seen[0] / 100))
+        hidden_BLD = self.norm(hidden_BLD + torch.tanh(self.mix(hidden_BLD))) * self.scale
+        loss = F.cross_entropy(self.head(hidden_BLD).flatten(0, 1), tokens_BL[:, 1:].flatten())
+        self.manual_backward(loss)
+        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.lr_schedulers().step()
+        self.seen += torch.tensor([1.0, 0.5, float(step)])
+        loss = self.trainer.strategy.reduce(loss.detach().clone())
+        if self.trainer.is_global_zero:
+            with (self.run.folder / "losses.jsonl").open("a") as file:
+                file.write(json.dumps([step + 1, float(loss).hex()]) + "\n")
+        if self.run.stop_at == step + 1:
+            self.trainer.should_stop = True
+
+    def validation_step(self, tokens_BL: Tensor, batch_idx: int) -> None:
+        self.log("weight_sum", self.embed.weight.double().sum() + self.frozen.weight.double().sum() + self.seen.sum())
+
+    test_step = validation_step
+
+    def configure_optimizers(self) -> tuple[list, list]:
+        plain = [p for name, p in self.named_parameters() if p.requires_grad and "norm" not in name and p.dim() == 2]
+        rest = [p for name, p in self.named_parameters() if p.requires_grad and ("norm" in name or p.dim() < 2)]
+        groups = [{"params": plain, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+        optimizer = getattr(torch.optim, self.run.optimizer)(groups, lr=0.02)
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step / 5))]
+
+
+class Batches(IterableDataset):
+    """Batches that are a function of the step; a rank gets its rows of each."""
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[Tensor]:
+        step, rows = self.trainer.global_step, ROWS // self.trainer.world_size
+        while True:
+            generator = torch.Generator().manual_seed(1000 + step)
+            tokens_BL = torch.randint(VOCABULARY, (ROWS, LENGTH), generator=generator)
+            yield tokens_BL[self.trainer.global_rank * rows :][:rows]
+            step += 1
+
+
+class Validation(pl.Callback):
+    """Stands for the real one: a value for some steps, best at step 8."""
+
+    def __init__(self, every_n_steps: int) -> None:
+        self.every_n_steps, self.last, self.last_step = every_n_steps, {}, -1
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step % self.every_n_steps == 0:
+            self.last, self.last_step = {"val/score": -abs(trainer.global_step - 8.0)}, trainer.global_step
+
+
+class Killer(pl.Callback):
+    """Ends the process between two steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Lines(Logger):
+    """Notes what is logged and when it is flushed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.waiting = path, []
+
+    name, version = "lines", ""
+
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.waiting.append([step, metrics])
+
+    def save(self) -> None:
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in self.waiting)
+        self.waiting = []
+
+
+def trainer_of(run: Run) -> pl.Trainer:
+    callbacks: list[pl.Callback] = [Checkpoint(every_n_steps=run.every_n_steps, **run.checkpoint)]
+    if run.checkpoint.get("keep_best") is not None:
+        callbacks.append(Validation(every_n_steps=4))
+    if run.kill is not None and run.kill[0] == "step":
+        callbacks.append(Killer(run.kill[1]))
+    return pl.Trainer(
+        accelerator="cpu",
+        devices=run.world_size,
+        strategy=single() if run.world_size == 1 else ddp("gloo", timeout_seconds=60),
+        max_steps=run.max_steps,
+        callbacks=callbacks,
+        logger=Lines(run.folder / "lines.jsonl"),
+        default_root_dir=run.folder,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        log_every_n_steps=1,
+    )
+
+
+def fit(run: Run) -> tuple[pl.Trainer, Toy]:
+    trainer, toy = trainer_of(run), Toy(run)
+    loader = DataLoader(Batches(trainer), batch_size=None)
+    trainer.fit(toy, loader, ckpt_path=None if run.resume is None else str(run.resume))
+    return trainer, toy
+
+
+def state_of(trainer: pl.Trainer, toy: Toy) -> dict[str, object]:
+    """Everything that has to come back, exactly."""
+    optimizer = trainer.optimizers[0]
+    state: dict[str, object] = {f"buffer {name}": value.tolist() for name, value in toy.named_buffers()}
+    for name, parameter in toy.named_parameters():
+        state[name] = _digest(parameter)
+        for key, value in optimizer.state.get(parameter, {}).items():
+            state[f"{name} {key}"] = _digest(value)
+    for index, group in enumerate(optimizer.param_groups):
+        state[f"group {index}"] = {key: value for key, value in group.items() if key != "params"}
+    state["scheduler"] = trainer.lr_scheduler_configs[0].scheduler.state_dict()
+    state["step"] = trainer.global_step
+    return json.loads(json.dumps(state))
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def run_rank(run: Run, rank: int, port: int) -> None:
+    """Entry of a process."""
+    torch.set_num_threads(1)
+    sys.stderr = sys.stdout = (run.folder / f"out_{rank}.txt").open("a", buffering=1)
+    if run.world_size > 1:
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
+    if not run.fixed_buckets:
+        import launch.strategies
+
+        launch.strategies.fix_bucket_order = lambda model: None
+    if run.kill is not None and rank == run.kill_rank:
+        publish.reached = _killing(*run.kill)
+    trainer, toy = fit(run)
+    if rank == run.world_size - 1:
+        (run.folder / "final.json").write_text(json.dumps(state_of(trainer, toy)))
+    if rank == 0:
+        torch.save({name: p.detach() for name, p in toy.named_parameters()}, run.folder / "weights.pt")
+
+
+def _killing(point: str, count: int):
+    passed = 0
+
+    def reached(name: str) -> None:
+        nonlocal passed
+        if name == point:
+            passed += 1
+            if passed == count + 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return reached
+
+
+def start(run: Run) -> list[int]:
+    """Run all ranks to their end; when one dies, so do the others. Returns the exit codes."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["checkpoint_toy"])
+    run.folder.mkdir(exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [context.Process(target=run_rank, args=(run, rank, port)) for rank in range(run.world_size)]
+    for process in processes:
+        process.start()
+    while any(process.is_alive() for process in processes):
+        if any(process.exitcode not in (None, 0) for process in processes):
+            with contextlib.suppress(ProcessLookupError):
+                for process in processes:
+                    process.join(3 if run.kill is None else 0)  # an error is raised on every rank
+                    process.kill()
+        time.sleep(0.01)
+    return [process.exitcode for process in processes]
+
+
+def resume(run: Run) -> Path | None:
+    """The folder that a restart would go on from."""
+    return newest_complete(run.checkpoints)
+
+
+def result(run: Run) -> dict[str, object]:
+    """What a finished run ended with, and the losses of all its steps, the last attempt's where steps were repeated."""
+    losses = dict(json.loads(line) for line in (run.folder / "losses.jsonl").read_text().splitlines())
+    assert sorted(losses) == list(range(1, run.max_steps + 1))
+    return {"final": json.loads((run.folder / "final.json").read_text()), "losses": losses}
+
+
+def output(run: Run) -> str:
+    return "".join(path.read_text() for path in sorted(run.folder.glob("out_*.txt")))
+
+
+__all__ = ["KeepBest", "Run", "fit", "output", "result", "resume", "start", "step_folder"]
