@@ -10,8 +10,8 @@ class Validation(Callback):
     """Evaluate on the validation data every n steps and at the end, and log `val/*`.
 
     It runs beside Lightning's own validation, whose counters go wrong when a run is resumed inside an epoch
-    (Lightning-AI/pytorch-lightning#19549). Draws of an evaluation are keyed by sample, so that two evaluations differ by
-    the weights alone; dropout of the training is keyed by micro-batch, so nothing has to be put back.
+    (Lightning-AI/pytorch-lightning#19549). Draws of an evaluation are keyed by sample, so that two evaluations differ
+    by the weights alone; dropout of the training is keyed by micro-batch, so nothing has to be put back.
 
     Args:
         every_n_steps: Optimizer steps between two evaluations.

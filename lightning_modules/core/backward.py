@@ -45,6 +45,6 @@ def check_gradients(named_parameters: Iterator[tuple[str, nn.Parameter]]) -> Non
     if missing:
         named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise RuntimeError(
-            f"{len(missing)} trainable parameters got no gradient: {named}; run their branch with weight zero, or freeze "
-            "them with requires_grad_(False)"
+            f"{len(missing)} trainable parameters got no gradient: {named}; run their branch with weight zero, "
+            "or freeze them with requires_grad_(False)"
         )

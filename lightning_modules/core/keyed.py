@@ -28,7 +28,8 @@ def keyed_uniform(key: int, *coordinates: Tensor) -> Tensor:
 
     The coordinates broadcast against each other; the result is float32 on their device, on a grid of 2^-24.
     """
-    signed = key if key < 1 << 63 else key - (1 << 64)
+    hashed = mix(key)  # neighbouring keys must not draw the same numbers in another order
+    signed = hashed if hashed < 1 << 63 else hashed - (1 << 64)
     state = torch.full((), signed, dtype=torch.int64, device=coordinates[0].device)
     for coordinate in coordinates:
         state = (state ^ coordinate) + _GOLDEN
