@@ -12,6 +12,7 @@ from lightning_modules.core.base import Method
 from lightning_modules.core.export import save_network
 from lightning_modules.core.keyed import keyed_uniform, mix
 from lightning_modules.core.masking import Slots, draw_slots, slot_counts
+from lightning_modules.core.precision import widened
 from lightning_modules.core.terms import LossTerms
 from lightning_modules.electra import modeling, objective
 
@@ -173,7 +174,7 @@ class Electra(Method):
             return (uniform_M.double() * self.vocab_size).long()
         if self.generator == "unigram":
             logits_MV = self.frequencies_V.expand(len(ids_M), -1)
-        logits_MV = logits_MV.detach().float()
+        logits_MV = widened(logits_MV.detach())
         if self.disallow_correct:
             logits_MV = objective.without_truth(logits_MV, ids_M)
         if self.sampler == "gumbel":

@@ -1,13 +1,14 @@
 """ELECTRA's objective (Clark et al., ICLR 2020, arXiv 2003.10555, section 2) as functions of tensors.
 
 Shape suffixes: T tokens of a micro-batch (no padding), M slots drawn for the generator, V vocabulary.
-All losses, softmaxes and draws are computed in float32, whatever the precision of the networks.
+All losses, softmaxes and draws are computed in float32 at least, whatever the precision of the networks.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.core.precision import widened
 from lightning_modules.core.terms import Term
 
 LOGIT_BINS, LOGIT_RANGE = 2000, 10.0  # histogram of discriminator logits: one bin is .01 wide
@@ -22,7 +23,7 @@ def mask_slots(ids_T: Tensor, place_M: Tensor, masks_M: Tensor, mask_id: int) ->
 
 def generator_loss(logits_MV: Tensor, ids_M: Tensor) -> Term:
     """Return L_MLM: the sum of -log p_G(x_i | x_masked) over the drawn slots."""
-    return Term(F.cross_entropy(logits_MV.float(), ids_M, reduction="sum"), len(ids_M))
+    return Term(F.cross_entropy(widened(logits_MV), ids_M, reduction="sum"), len(ids_M))
 
 
 def without_truth(logits_MV: Tensor, ids_M: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def without_truth(logits_MV: Tensor, ids_M: Tensor) -> Tensor:
 @torch.no_grad()
 def sample_inverse_cdf(logits_MV: Tensor, uniform_M: Tensor, temperature: float = 1.0) -> Tensor:
     """Draw x_hat ~ p_G with one uniform number a slot: the first token whose cumulated probability exceeds it."""
-    cdf_MV = torch.softmax(logits_MV.float() / temperature, dim=-1).cumsum(dim=-1)
+    cdf_MV = torch.softmax(widened(logits_MV) / temperature, dim=-1).cumsum(dim=-1)
     reach_M1 = uniform_M[:, None] * cdf_MV[:, -1:]  # the last value is 1 up to rounding
     return torch.searchsorted(cdf_MV, reach_M1, right=True)[:, 0].clamp(max=logits_MV.shape[1] - 1)
 
@@ -47,7 +48,7 @@ def sample_gumbel(logits_MV: Tensor, temperature: float = 1.0) -> Tensor:
     """
     noise_MV = torch.rand_like(logits_MV, dtype=torch.float32)
     gumbel_MV = -torch.log(-torch.log(noise_MV + 1e-9) + 1e-9)
-    return (logits_MV.float() / temperature + gumbel_MV).argmax(dim=-1)
+    return (widened(logits_MV) / temperature + gumbel_MV).argmax(dim=-1)
 
 
 def corrupt(ids_T: Tensor, place_M: Tensor, sampled_M: Tensor) -> Tensor:
@@ -63,13 +64,14 @@ def corrupt(ids_T: Tensor, place_M: Tensor, sampled_M: Tensor) -> Tensor:
 
 def discriminator_loss(logits_T: Tensor, replaced_T: Tensor) -> Term:
     """Return L_Disc: the sum over tokens of the binary cross-entropy of "this token was replaced"."""
-    loss = F.binary_cross_entropy_with_logits(logits_T.float(), replaced_T.float(), reduction="sum")
+    logits_T = widened(logits_T)
+    loss = F.binary_cross_entropy_with_logits(logits_T, replaced_T.to(logits_T.dtype), reduction="sum")
     return Term(loss, len(logits_T))
 
 
 def logit_histogram(logits_T: Tensor, replaced_T: Tensor) -> Tensor:
     """Count discriminator logits by label: int64 [2, LOGIT_BINS], row 1 the replaced tokens."""
-    scaled = (logits_T.detach().float() / LOGIT_RANGE + 1) * (LOGIT_BINS / 2)
+    scaled = (widened(logits_T.detach()) / LOGIT_RANGE + 1) * (LOGIT_BINS / 2)
     bin_T = scaled.long().clamp(0, LOGIT_BINS - 1) + replaced_T.long() * LOGIT_BINS
     counts = torch.zeros(2 * LOGIT_BINS, dtype=torch.int64, device=logits_T.device)
     return counts.index_add(0, bin_T, torch.ones_like(bin_T)).view(2, LOGIT_BINS)
