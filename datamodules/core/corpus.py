@@ -1,0 +1,198 @@
+"""A tokenised corpus under the cache folder: made once under a fingerprint, then read without copying.
+
+The fingerprint covers the text (a hash of each file's content), the tokenizer and the recipe. The folder is complete
+when `manifest.json` is there; it is written last, so a killed preparation is taken up where it stopped. Shards and
+manifest are the same bytes whoever makes them, so two preparations at once cost time but do no harm.
+"""
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from datamodules.core.errors import DataError
+from datamodules.core.formats import KEPT_MESSAGES
+from datamodules.core.sources import Source, content_hash, write_atomically
+from datamodules.core.tokenization import Job, Recipe, is_there, make_shards, shard_path
+
+VERSION = 1  # of the rules by which text becomes rows: raise it when they change
+MANIFEST = "manifest.json"
+
+
+def digest(description: Any) -> str:
+    """Hashes a description made of plain values."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def text_description(source: Source, cache: Path) -> list[Any]:
+    """Describes the text of a source: content and kind of each file in order, and how records are read."""
+    files = [["".join(path.suffixes[-2:]), content_hash(path, cache)] for path in source.files]
+    return [VERSION, files, source.text_field, source.bounds, source.skip_bad, list(source.share)]
+
+
+@contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Holds a lock on this path, so that work is not done twice; it falls with the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"data: waiting for another process that makes {what}", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A corpus that is to be made, or has been."""
+
+    label: str
+    source: Source
+    recipe: Recipe
+    tokenizer_json: str
+    cache: Path
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The hash of everything that decides the ids."""
+        tokenizer = hashlib.sha256(self.tokenizer_json.encode()).hexdigest()
+        recipe = asdict(self.recipe)
+        unused = {
+            "segments": (),
+            "documents": ("sentences", "seed"),
+            "packed": ("sentences", "seed", "sequence_length"),
+        }
+        for name in unused[self.recipe.examples]:
+            del recipe[name]
+        return digest([VERSION, text_description(self.source, self.cache), tokenizer, recipe])
+
+    @property
+    def folder(self) -> Path:
+        """Where the corpus lies."""
+        return self.cache / "corpora" / self.fingerprint
+
+    def is_complete(self) -> bool:
+        """Says whether the corpus has been published."""
+        return (self.folder / MANIFEST).exists()
+
+    def make(self, num_processes: int) -> None:
+        """Makes what is missing and publishes the corpus."""
+        if self.is_complete():
+            return
+        with alone(self.folder, f"the {self.label} corpus in {self.folder}"):
+            if not self.is_complete():
+                self.make_part(num_processes, 1, 1)
+
+    def make_part(self, num_processes: int, part: int, num_parts: int) -> tuple[int, int]:
+        """Makes every num_parts-th shard, from the part-th; publishes when all are there; returns (there, all)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        all_pieces = list(enumerate(self.source.pieces()))
+        missing = [task for task in all_pieces[part - 1 :: num_parts] if not is_there(self.folder, task[0])]
+        job = Job(self.source, self.recipe, self.tokenizer_json, self.folder)
+        make_shards(job, missing, num_processes, f"tokenising {self.label}")
+        there = sum(is_there(self.folder, number) for number, _ in all_pieces)
+        if there == len(all_pieces):
+            self.publish(there)
+        return there, len(all_pieces)
+
+    def publish(self, num_shards: int) -> None:
+        """Writes the manifest.
+
+        Raises:
+            DataError: there is no example in the corpus.
+        """
+        shards = [json.loads(shard_path(self.folder, n).with_suffix(".json").read_text()) for n in range(num_shards)]
+        messages = [message for shard in shards for message in shard.pop("messages")][:KEPT_MESSAGES]
+        totals = {name: sum(shard[name] for shard in shards) for name in ("rows", "tokens", "documents", "skipped")}
+        if not totals["rows"]:
+            bad = f" ({totals['skipped']} bad records were skipped, the first: {messages[0]})" if messages else ""
+            raise DataError(
+                f"{self.source.files[0]}: no text for {self.label}{bad}; give a source that holds documents"
+            )
+        manifest = {"recipe": asdict(self.recipe), **totals, "messages": messages, "shards": shards}
+        write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+class Corpus:
+    """The rows of a published corpus as views of mapped files; a copy in another process maps them again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        self.ids: list[NDArray[np.integer]] = []
+        self.offsets: list[NDArray[np.int32]] = []
+        self.seconds: list[NDArray[np.int32]] = []
+        for number, counts in enumerate(self.manifest["shards"]):
+            for batch in self.batches(shard_path(folder, number), counts["bytes"]):
+                rows = batch.column("ids")
+                self.ids.append(rows.values.to_numpy())
+                self.offsets.append(rows.offsets.to_numpy())
+                self.seconds.append(batch.column("second").to_numpy())
+        self.first_row = np.cumsum([0, *map(len, self.seconds)])
+        self.first_token = np.cumsum([0, *map(len, self.ids)])
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return Corpus, (self.folder,)
+
+    @staticmethod
+    def batches(path: Path, size: int) -> list[pa.RecordBatch]:
+        """Maps the record batches of a shard.
+
+        Raises:
+            DataError: the file is missing or has another size than when it was published.
+        """
+        if not path.exists() or path.stat().st_size != size:
+            raise DataError(f"{path}: missing or not {size} bytes long, as it was published; delete {path.parent}")
+        with pa.memory_map(str(path)) as source:
+            return list(pa.ipc.open_stream(source))
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return int(self.first_row[-1])
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens in all rows."""
+        return int(self.first_token[-1])
+
+    def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Looks up the number of tokens of each row."""
+        out = np.empty(len(rows), np.int64)
+        chunks = np.searchsorted(self.first_row, rows, "right") - 1
+        for chunk in np.unique(chunks):
+            here = chunks == chunk
+            inside, offsets = rows[here] - self.first_row[chunk], self.offsets[chunk]
+            out[here] = offsets[inside + 1] - offsets[inside]
+        return out
+
+    def row(self, number: int) -> tuple[NDArray[np.integer], int]:
+        """Gives the ids of a row, as a view, and where its segment B begins."""
+        chunk = bisect_right(self.first_row, number) - 1
+        inside = number - self.first_row[chunk]
+        start, stop = self.offsets[chunk][inside : inside + 2]
+        return self.ids[chunk][start:stop], int(self.seconds[chunk][inside])
+
+    def tokens(self, start: int, stop: int) -> NDArray[np.integer]:
+        """Gives the tokens [start, stop) of all rows laid end to end; a view unless a chunk ends inside."""
+        chunk = bisect_right(self.first_token, start) - 1
+        parts = []
+        while start < stop:
+            first, end = self.first_token[chunk], min(stop, self.first_token[chunk + 1])
+            parts.append(self.ids[chunk][start - first : end - first])
+            start, chunk = end, chunk + 1
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)

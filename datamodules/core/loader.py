@@ -1,0 +1,177 @@
+"""Loaders whose position is the step: nothing of them needs saving.
+
+Global batch s holds the positions [s * B, (s + 1) * B) of the order, cut into micro-batches; a rank takes a
+contiguous run of these. With length grouping the positions of a window of steps are sorted by length first, and the
+micro-batches permuted. The micro-batches of a step are a function of (seed, step) alone: neither ranks nor workers
+matter.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datamodules.core.batches import TextBatch, flat_layout
+from datamodules.core.errors import DataError
+from datamodules.core.order import MICRO_BATCHES, permute, sample_at
+from datamodules.core.packing import ExampleSource
+
+POSITIONS_AT_ONCE = 4096
+
+
+def collate(
+    examples: ExampleSource, samples: NDArray[np.int64], positions: NDArray[np.int64], is_special: NDArray[np.bool_]
+) -> TextBatch:
+    """Lays examples out as one micro-batch, longest first.
+
+    Args:
+        examples: where their tokens are.
+        samples: which examples.
+        positions: their places in the global order, the keys of their randomness.
+        is_special: for every id of the vocabulary, whether no corruption may touch it.
+    """
+    lens = examples.lengths(samples)
+    by_length = np.lexsort((positions, -lens))
+    lens, positions = lens[by_length], positions[by_length]
+    ids, seconds = examples.gather(samples[by_length])
+    return lay_out(ids, seconds, lens, positions, is_special)
+
+
+def lay_out(
+    ids: NDArray[np.int64],
+    seconds: NDArray[np.int64],
+    lens: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    is_special: NDArray[np.bool_],
+) -> TextBatch:
+    """Makes the micro-batch of sequences that lie end to end, longest first."""
+    starts = np.cumsum(lens) - lens
+    place = np.arange(len(ids)) - np.repeat(starts, lens)
+    special = is_special[ids]
+    return {
+        "ids_T": torch.from_numpy(ids),
+        "position_T": torch.from_numpy(place),
+        "type_T": torch.from_numpy((place >= np.repeat(seconds, lens)).astype(np.int64)),
+        "special_T": torch.from_numpy(special),
+        "sequence_T": torch.from_numpy(np.repeat(np.arange(len(lens)), lens)),
+        "sample_B": torch.from_numpy(positions.astype(np.int64)),
+        "layout": flat_layout(lens.tolist()),
+        "lens": lens.tolist(),
+        "maskable": np.add.reduceat(~special, starts, dtype=np.int64).tolist(),
+        "position": int(positions.min()),
+    }
+
+
+class Batching:
+    """How a global batch is shared: over micro-batches, and these over ranks.
+
+    Raises:
+        DataError: the global batch cannot be cut evenly.
+    """
+
+    def __init__(self, global_batch_size: int, micro_batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        unit = micro_batch_size * world_size
+        if micro_batch_size < 1 or global_batch_size < 1 or global_batch_size % unit:
+            raise DataError(
+                f"data.global_batch_size = {global_batch_size}: must be a multiple of micro_batch_size x ranks = "
+                f"{micro_batch_size} x {world_size}; take {max(1, round(global_batch_size / max(1, unit))) * unit}"
+            )
+        self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
+        self.per_step = global_batch_size // micro_batch_size
+        own = self.per_step // world_size
+        self.mine = slice(rank * own, (rank + 1) * own)
+
+
+class Steps(Dataset[list[TextBatch]]):
+    """Training data: item s is this rank's share of global batch s, for any s.
+
+    Args:
+        examples: the examples.
+        batching: batch sizes and rank.
+        seed: key of the order.
+        is_special: for every id of the vocabulary, whether no corruption may touch it.
+        grouped_steps: length of the windows within which examples of like length meet; 0 for none.
+    """
+
+    def __init__(
+        self,
+        examples: ExampleSource,
+        batching: Batching,
+        seed: int,
+        is_special: NDArray[np.bool_],
+        grouped_steps: int = 0,
+    ) -> None:
+        self.examples, self.batching, self.seed, self.is_special = examples, batching, seed, is_special
+        self.grouped_steps = grouped_steps
+        self.block_steps = grouped_steps or max(1, POSITIONS_AT_ONCE // batching.global_batch_size)
+        self.block = (-1, np.empty(0), np.empty(0))
+
+    def __getitem__(self, step: int) -> list[TextBatch]:
+        block, inside = divmod(step, self.block_steps)
+        if self.block[0] != block:
+            self.block = (block, *self.micro_batches(block))
+        _, positions, samples = self.block
+        own = range(self.batching.per_step)[self.batching.mine]
+        rows = [inside * self.batching.per_step + micro_batch for micro_batch in own]
+        return [collate(self.examples, samples[row], positions[row], self.is_special) for row in rows]
+
+    def micro_batches(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Cuts a block of steps into micro-batches: positions and samples, one row for each."""
+        size = self.block_steps * self.batching.global_batch_size
+        positions = np.arange(block * size, (block + 1) * size)
+        samples = sample_at(positions, len(self.examples), self.seed)
+        if self.grouped_steps:
+            by_length = np.argsort(self.examples.lengths(samples), kind="stable")
+            shape = (-1, self.batching.micro_batch_size)
+            mixed = permute(np.arange(size // shape[1]), size // shape[1], self.seed, MICRO_BATCHES, block)
+            chosen = by_length.reshape(shape)[mixed]
+            return positions[chosen], samples[chosen]
+        return positions.reshape(-1, self.batching.micro_batch_size), samples.reshape(
+            -1, self.batching.micro_batch_size
+        )
+
+
+class FromStep(Sampler[int]):
+    """Counts steps without end, from the one at which training stands when the loop begins."""
+
+    def __init__(self, first_step: Callable[[], int]) -> None:
+        self.first_step = first_step
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.first_step())
+
+
+class Evaluation(Dataset[list[TextBatch]]):
+    """Evaluation data: every example once over all ranks, in their own order, the same number of items on every rank.
+
+    The last item may be short; a rank for which nothing is left gets an empty list.
+    """
+
+    def __init__(self, examples: ExampleSource, batching: Batching, is_special: NDArray[np.bool_]) -> None:
+        self.examples, self.batching, self.is_special = examples, batching, is_special
+
+    def __len__(self) -> int:
+        return -(-len(self.examples) // self.batching.global_batch_size)
+
+    def __getitem__(self, item: int) -> list[TextBatch]:
+        if not 0 <= item < len(self):
+            raise IndexError(item)
+        size, first = self.batching.micro_batch_size, item * self.batching.global_batch_size
+        starts = range(first, min(first + self.batching.global_batch_size, len(self.examples)), size)
+        own = range(first, first + self.batching.global_batch_size, size)[self.batching.mine]
+        cuts = [np.arange(start, min(start + size, len(self.examples))) for start in own if start in starts]
+        return [collate(self.examples, samples, samples, self.is_special) for samples in cuts]
+
+
+def loader(dataset: Dataset[list[TextBatch]], num_workers: int, sampler: Sampler[int] | None = None) -> DataLoader:
+    """Wraps ready batches in a DataLoader, through pinned memory where there is a GPU."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,189 @@
+"""Where text comes from: the embedded corpus, local files, or a dataset of the hub; all of them end as local files.
+
+A source is an ordered list of files. It is cut into pieces, each read by one process into one shard; the pieces
+depend on the files alone, so any number of processes and machines makes the same shards.
+"""
+
+import glob
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from datamodules.core.errors import DataError
+from datamodules.core.formats import COMPRESSIONS, FORMATS, Bounds, Records, format_of
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+EMBEDDED = "embedded"
+PIECES = 256
+MIN_PIECE_BYTES, MAX_PIECE_BYTES = 1 << 18, 1 << 28
+HUB_NAME = re.compile(r"(?P<path>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(:(?P<split>[\w.-]+))?")
+
+
+class Stretch(NamedTuple):
+    """The part [start, stop) of a file, in the unit of its format."""
+
+    path: str
+    start: int
+    stop: int
+
+
+Piece = tuple[Stretch, ...]
+
+
+class Document(NamedTuple):
+    """A document and its key: a hash of its text, so that neither files nor pieces matter to what is drawn for it."""
+
+    key: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files with text, and how their records are read.
+
+    `share` keeps the documents whose key, as a fraction of all keys, lies in [low, high).
+    """
+
+    files: tuple[Path, ...]
+    text_field: str = "text"
+    bounds: Bounds = "blank_line"
+    skip_bad: bool = False
+    share: tuple[float, float] = (0.0, 1.0)
+
+    def records(self) -> Records:
+        """Makes a reader's settings, with a count of bad records of its own."""
+        return Records(self.text_field, self.bounds, self.skip_bad)
+
+    def pieces(self) -> list[Piece]:
+        """Cuts the files into pieces of about equal size, a pure function of the files."""
+        sizes = [path.stat().st_size for path in self.files]
+        target = min(max(sum(sizes) // PIECES, MIN_PIECE_BYTES), MAX_PIECE_BYTES)
+        out: list[Piece] = []
+        piece: list[Stretch] = []
+        held = 0.0
+        for path, size in zip(self.files, sizes, strict=True):
+            extent = format_of(path).extent(path, self.records())
+            count = max(1, min(extent, -(-size // target)))
+            for part in range(count):
+                piece.append(Stretch(str(path), extent * part // count, extent * (part + 1) // count))
+                held += size / count
+                if held >= target:
+                    out.append(tuple(piece))
+                    piece, held = [], 0.0
+        return [*out, tuple(piece)] if piece else out
+
+    def read(self, piece: Piece, records: Records) -> Iterator[Document]:
+        """Yields the documents of a piece that belong to this source's share."""
+        low, high = (int(bound * 2.0**64) for bound in self.share)
+        for path, start, stop in piece:
+            for text in format_of(Path(path)).read(Path(path), start, stop, records):
+                try:
+                    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+                except UnicodeEncodeError as error:
+                    problem = f"{text[error.start]!r} is half of a surrogate pair, not a character"
+                    records.bad(path, problem, "write the text as UTF-8 without escapes")
+                    continue
+                key = int.from_bytes(digest, "little")
+                if low <= key < high and not text.isspace() and text:
+                    yield Document(key, text)
+
+    def texts(self) -> Iterator[str]:
+        """Yields every text, for what needs one pass in this process."""
+        records = self.records()
+        for piece in self.pieces():
+            yield from (document.text for document in self.read(piece, records))
+
+
+def locate(name: str, split: str) -> tuple[Path, ...]:
+    """Finds the files behind a source name, in a fixed order; `split` (train, val, test) picks the embedded part.
+
+    Raises:
+        DataError: nothing is there, or a file is of a kind that no reader is for.
+    """
+    if name == EMBEDDED:
+        return (SAMPLES / f"wiki_{split}.jsonl.xz",)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return files_of_folder(path)
+    if path.exists():
+        return (readable(path),)
+    if glob.has_magic(name):
+        found = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+        if not found:
+            raise DataError(f"{name}: no file matches this pattern (seen from {Path.cwd()}); correct it or its folder")
+        return tuple(map(readable, found))
+    match = HUB_NAME.fullmatch(name)
+    if match is None or format_of(path):
+        raise DataError(f"{name}: no such file (seen from {Path.cwd()}); correct the path")
+    return hub_files(name, **match.groupdict())
+
+
+def files_of_folder(folder: Path) -> tuple[Path, ...]:
+    """Lists the files with text in a folder and the folders below it."""
+    splits = folder / "dataset_dict.json"
+    if splits.exists():
+        names = ", ".join(str(folder / split) for split in json.loads(splits.read_text())["splits"])
+        raise DataError(f"{folder}: holds several splits; name one of {names}")
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and format_of(path))
+    if not found:
+        raise DataError(f"{folder}: holds no file that ends in {endings()}; name another folder, a file or a pattern")
+    return tuple(found)
+
+
+def readable(path: Path) -> Path:
+    """Refuses a file that no reader is for."""
+    if format_of(path) is None:
+        raise DataError(
+            f"{path}: files ending in {path.suffix or 'nothing'!r} are not supported; convert to {endings()}"
+        )
+    return path
+
+
+def endings() -> str:
+    """Names the supported endings."""
+    return f"{', '.join(FORMATS)} (the first four also as {' or '.join(COMPRESSIONS)})"
+
+
+def hub_files(name: str, path: str, config: str | None, split: str | None) -> tuple[Path, ...]:
+    """Downloads one split of a dataset through `datasets`, which leaves Arrow files in its cache."""
+    from datasets import load_dataset
+
+    try:
+        dataset = load_dataset(path, config, split=split or "train")
+    except Exception as error:  # the library raises a dozen kinds, from its own to those of the network
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise DataError(
+            f"{name}: neither a local file or folder nor a dataset of the hub, written NAME:CONFIG:SPLIT ({reason}); "
+            "correct the name, or download it where there is a network"
+        ) from error
+    return tuple(Path(file["filename"]) for file in dataset.cache_files)
+
+
+def content_hash(path: Path, cache: Path) -> str:
+    """Hashes a file's content, once: the hash is remembered under its path, size and time of change."""
+    stat, absolute = path.stat(), path.resolve()
+    note = cache / "content" / f"{hashlib.sha256(str(absolute).encode()).hexdigest()[:32]}.json"
+    seen = [str(absolute), stat.st_size, stat.st_mtime_ns]
+    try:
+        known = json.loads(note.read_text())
+        if known["file"] == seen:
+            return known["sha256"]
+    except (OSError, ValueError, KeyError):
+        pass
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    write_atomically(note, json.dumps({"file": seen, "sha256": sha256}))
+    return sha256
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a small file so that readers see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+    beside.write_text(text)
+    os.replace(beside, path)

@@ -1,0 +1,238 @@
+"""Turns pieces of a source into shards of token ids: Arrow files, one per piece, each published by a rename.
+
+A shard holds rows `ids` (list of uint16, or int32 for a large vocabulary) and `second` (where segment B begins, the
+length of the row when there is none). Beside it stands a small JSON file with its counts; a shard is there when that
+file is. Every process uses one thread of the `tokenizers` library, so processes scale; `datasets.Dataset.from_file`
+opens a shard.
+"""
+
+import json
+import os
+import threading
+from array import array
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
+from tqdm.auto import tqdm
+
+from datamodules.core.order import Draws
+from datamodules.core.segments import Sentences, pieces, sentences_of, two_segments
+from datamodules.core.sources import Document, Piece, Source, write_atomically
+
+Examples = Literal["segments", "packed", "documents"]
+DOCUMENTS_PER_BATCH = 256
+TOKENS_PER_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How documents become rows; together with the text it decides every id.
+
+    segments and documents: a row is an example with its special tokens. packed: a row is a document and its [SEP].
+    """
+
+    examples: Examples
+    sentences: Sentences
+    sequence_length: int
+    seed: int
+    vocab_size: int
+    cls_id: int
+    sep_id: int
+
+    @property
+    def typecode(self) -> str:
+        """The array type of ids: 16 bits where they suffice."""
+        return "H" if self.vocab_size <= 1 << 16 else "i"
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to make any shard of a corpus."""
+
+    source: Source
+    recipe: Recipe
+    tokenizer_json: str
+    folder: Path
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Names a shard's Arrow file."""
+    return folder / f"shard_{number:05d}.arrow"
+
+
+def is_there(folder: Path, number: int) -> bool:
+    """Says whether a shard has been published."""
+    return shard_path(folder, number).with_suffix(".json").exists()
+
+
+def make_shards(job: Job, numbered: list[tuple[int, Piece]], num_processes: int, label: str) -> None:
+    """Makes the given shards with a progress bar; with one process, in this one.
+
+    Raises:
+        DataError: the first bad record, in the order of the source.
+    """
+    num_processes = min(num_processes, len(numbered))
+    bar = tqdm(total=len(numbered), desc=label, unit="shard", disable=None)
+    with one_thread(), bar:
+        if num_processes <= 1:
+            worker = Worker(job)
+            for task in numbered:
+                worker.make(*task)
+                bar.update()
+            return
+        # Spawned: a fork would inherit the threads and locks of whatever this process has imported.
+        pool = ProcessPoolExecutor(num_processes, get_context("spawn"), start_worker, (job,))
+        try:
+            for _ in pool.map(make_in_worker, numbered):
+                bar.update()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps the tokenizers library on one thread, here and in processes started meanwhile."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        os.environ.pop("TOKENIZERS_PARALLELISM")
+        if before is not None:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+
+
+def start_worker(job: Job) -> None:
+    """Prepares a process of the pool, which ends when the process that started it is gone."""
+    global WORKER
+    WORKER = Worker(job)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Ends this process as soon as its parent has ended, killed ones included."""
+    parent_process().join()
+    os._exit(1)
+
+
+def make_in_worker(task: tuple[int, Piece]) -> None:
+    """Makes one shard in a process of the pool."""
+    WORKER.make(*task)
+
+
+class Worker:
+    """Makes shards of one corpus."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.tokenizer = Tokenizer.from_str(job.tokenizer_json)
+        self.tokenizer.encode_special_tokens = True  # "[MASK]" in a text is five characters, not the special token
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+
+    def make(self, number: int, piece: Piece) -> None:
+        """Writes one shard and its counts."""
+        records = self.job.source.records()
+        path = shard_path(self.job.folder, number)
+        beside = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+        writer = RowWriter(beside, self.job.recipe.typecode)
+        documents = 0
+        with writer:
+            for batch in batched(self.job.source.read(piece, records), DOCUMENTS_PER_BATCH):
+                documents += len(batch)
+                for ids, second in self.rows(batch):
+                    writer.add(ids, second)
+        os.replace(beside, path)
+        counts = {"rows": writer.rows, "tokens": writer.tokens, "bytes": path.stat().st_size, "documents": documents}
+        counts |= {"skipped": records.skipped, "messages": records.messages}
+        write_atomically(path.with_suffix(".json"), json.dumps(counts))
+
+    def rows(self, batch: list[Document]) -> Iterator[tuple[list[int], int]]:
+        """Yields the rows of some documents, each with the place where its segment B begins."""
+        recipe = self.job.recipe
+        if recipe.examples == "segments":
+            yield from self.segment_rows(batch)
+            return
+        for ids in self.encode([document.text for document in batch]):
+            if recipe.examples == "packed":
+                yield [*ids, recipe.sep_id], len(ids) + 1
+                continue
+            for piece in pieces(ids, recipe.sequence_length - 2):
+                yield [recipe.cls_id, *piece, recipe.sep_id], len(piece) + 2
+
+    def segment_rows(self, batch: list[Document]) -> Iterator[tuple[list[int], int]]:
+        """Yields [CLS] A [SEP] and, where there is a second segment, B [SEP]."""
+        recipe = self.job.recipe
+        texts = [sentences_of(document.text, recipe.sentences) for document in batch]
+        encoded = iter(self.encode(list(chain.from_iterable(texts))))
+        for document, sentences in zip(batch, texts, strict=True):
+            draws = Draws(recipe.seed, document.key)
+            for first, second in two_segments(list(islice(encoded, len(sentences))), recipe.sequence_length, draws):
+                row = [recipe.cls_id, *first, recipe.sep_id]
+                yield ([*row, *second, recipe.sep_id] if second else row), len(row)
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Turns texts into ids without special tokens."""
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def batched(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:
+    """Groups documents, the last group being smaller."""
+    while batch := list(islice(documents, size)):
+        yield batch
+
+
+class RowWriter:
+    """Writes rows into an Arrow stream, in chunks that bound the memory."""
+
+    def __init__(self, path: Path, typecode: str) -> None:
+        self.path, self.typecode = path, typecode
+        self.rows = self.tokens = 0
+        value = pa.uint16() if typecode == "H" else pa.int32()
+        self.schema = pa.schema([("ids", pa.list_(value)), ("second", pa.int32())])
+        self.start_chunk()
+
+    def __enter__(self) -> "RowWriter":
+        self.stream = self.path.open("wb")
+        self.writer = pa.ipc.new_stream(self.stream, self.schema)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.write_chunk()
+            self.writer.close()
+            self.stream.flush()
+            os.fsync(self.stream.fileno())
+        self.stream.close()
+        if kind is not None:
+            self.path.unlink()
+
+    def start_chunk(self) -> None:
+        """Begins an empty chunk."""
+        self.ids, self.offsets, self.seconds = array(self.typecode), array("i", [0]), array("i")
+
+    def add(self, ids: list[int], second: int) -> None:
+        """Appends a row."""
+        self.ids.extend(ids)
+        self.offsets.append(len(self.ids))
+        self.seconds.append(second)
+        if len(self.ids) >= TOKENS_PER_CHUNK:
+            self.write_chunk()
+
+    def write_chunk(self) -> None:
+        """Writes what is held as one record batch."""
+        ids, offsets, seconds = (pa.array(np.asarray(part)) for part in (self.ids, self.offsets, self.seconds))
+        rows = pa.ListArray.from_arrays(offsets, ids)
+        if len(rows):
+            self.writer.write_batch(pa.record_batch([rows, seconds], schema=self.schema))
+        self.rows, self.tokens = self.rows + len(rows), self.tokens + len(ids)
+        self.start_chunk()

@@ -1,0 +1,173 @@
+"""Tokenizers: one that exists, by name or folder, or a WordPiece trained on the corpus."""
+
+import os
+import shutil
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from datamodules.core.errors import DataError
+from datamodules.core.sources import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_ALPHABET = 1000  # as in BERT: rarer characters become [UNK]
+
+
+@dataclass(frozen=True)
+class WordPieceTraining:
+    """A WordPiece vocabulary, learned from the training documents.
+
+    Args:
+        vocab_size: number of tokens, special ones included; a small corpus may give fewer.
+        lowercase: fold case and strip accents, as BERT uncased does.
+        min_frequency: how often a pair of pieces must occur to be joined.
+    """
+
+    vocab_size: int
+    lowercase: bool = True
+    min_frequency: int = 2
+
+
+@dataclass(frozen=True)
+class TokenizerOptions:
+    """Either the name of a tokenizer or the training of one.
+
+    Args:
+        name: a name on the hub or a folder that AutoTokenizer opens.
+        train: train a WordPiece on the training documents instead.
+    """
+
+    name: str | None = None
+    train: WordPieceTraining | None = None
+
+
+def load(name: str) -> "PreTrainedTokenizerFast":
+    """Opens a tokenizer by name or folder and checks that text can be cut and masked with it.
+
+    Raises:
+        DataError: there is none, it is not a fast one, or [CLS], [SEP] or [MASK] is missing.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"data.tokenizer.name = {name!r}: cannot be opened ({reason}); give a folder or a name"
+        ) from error
+    if not tokenizer.is_fast:
+        raise DataError(
+            f"data.tokenizer.name = {name!r}: has no tokenizer.json; give one that the tokenizers library opens"
+        )
+    roles = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    absent = [f"{usual} ({role})" for role, usual in roles.items() if getattr(tokenizer, role) is None]
+    if absent:
+        raise DataError(
+            f"data.tokenizer.name = {name!r}: has no {', '.join(absent)}; give one of the BERT family, or train one"
+        )
+    return tokenizer
+
+
+def train(source: Source, options: WordPieceTraining, folder: Path) -> None:
+    """Trains a WordPiece on a source and publishes it as a folder that AutoTokenizer opens; needs no text in memory.
+
+    Raises:
+        DataError: the source has no text.
+    """
+    from transformers import BertTokenizer
+
+    alphabet: Counter[str] = Counter()
+    for text in source.texts():
+        alphabet.update(text)
+    if not alphabet:
+        raise DataError(f"{source.files[0]}: no document to train a tokenizer on; give a source with text")
+    vocabulary = train_wordpiece(source.texts(), alphabet, options)
+    tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=options.lowercase)
+    publish(tokenizer, folder)
+
+
+def publish(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
+    """Saves a tokenizer as a folder that appears at once; one that is there already stays."""
+    beside = folder.with_name(f".{folder.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    tokenizer.save_pretrained(beside)
+    try:
+        os.rename(beside, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(beside)
+
+
+def copy_into_run(tokenizer: "PreTrainedTokenizerFast", run: Path) -> None:
+    """Saves a tokenizer as run/tokenizer, so that the run does not need the cache any more.
+
+    Raises:
+        DataError: the run has another one.
+    """
+    folder = run / "tokenizer"
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save_pretrained(scratch)
+        text = Path(scratch, "tokenizer.json").read_text()
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        publish(tokenizer, folder)
+    elif (folder / "tokenizer.json").read_text() != text:
+        raise DataError(
+            f"{folder}: is another tokenizer than data.tokenizer; go on with that one, or take a new run.dir"
+        )
+
+
+def train_wordpiece(texts: Iterator[str], alphabet: Counter[str], options: WordPieceTraining) -> dict[str, int]:
+    """Learns a vocabulary, the same one for the same texts.
+
+    The library numbers the pieces "##x" in the order of a randomly seeded hash table, and ties are broken by these
+    numbers; so the whole alphabet is handed in beforehand, in a fixed order.
+    """
+    tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS[1]))
+    tokenizer.normalizer = normalizer(options.lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    most = min(MAX_ALPHABET, (options.vocab_size - len(SPECIAL_TOKENS)) // 4)
+    letters = frequent_letters(alphabet, options.lowercase, most)
+    inner = [f"##{letter}" for letter in letters if not stands_alone(letter)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=options.vocab_size,
+        min_frequency=options.min_frequency,
+        special_tokens=[*SPECIAL_TOKENS, *letters, *inner],
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer.get_vocab()
+
+
+def normalizer(lowercase: bool) -> normalizers.Normalizer:
+    """Makes BERT's normalizer."""
+    return normalizers.BertNormalizer(lowercase=lowercase)
+
+
+def frequent_letters(alphabet: Counter[str], lowercase: bool, most: int) -> list[str]:
+    """Picks the characters of the vocabulary by how often they occur after normalisation, sorted."""
+    fold = normalizer(lowercase).normalize_str
+    counts: Counter[str] = Counter()
+    for letter, count in alphabet.items():
+        for folded in fold(letter).replace(" ", ""):
+            counts[folded] += count
+    return sorted(sorted(counts, key=lambda letter: (-counts[letter], letter))[:most])
+
+
+def stands_alone(letter: str) -> bool:
+    """Says whether BERT's pre-tokenizer makes the character a word of its own: punctuation and CJK ideographs."""
+    ascii_symbol = letter.isascii() and not letter.isalnum()
+    return ascii_symbol or unicodedata.category(letter).startswith("P") or "CJK" in unicodedata.name(letter, "")
