@@ -11,10 +11,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from datamodules.core import wordpiece
-from datamodules.core.corpus import Corpus, Plan, alone, digest, text_description
+from datamodules.core.corpus import Corpus, Plan, digest, text_description
 from datamodules.core.errors import DataError
 from datamodules.core.loader import Batching, Evaluation, FromStep, Steps, loader
 from datamodules.core.packing import ExampleSource, Rows, Windows
+from datamodules.core.publishing import alone
 from datamodules.core.sources import EMBEDDED, Source, locate
 from datamodules.core.tokenization import Recipe
 from datamodules.core.wordpiece import TokenizerOptions

@@ -8,8 +8,6 @@ manifest are the same bytes whoever makes them, so two preparations at once cost
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from datamodules.core.errors import DataError
-from datamodules.core.formats import KEPT_MESSAGES
-from datamodules.core.sources import Source, content_hash, write_atomically
+from datamodules.core.lines import KEPT_MESSAGES
+from datamodules.core.publishing import alone, sweep, write_atomically
+from datamodules.core.sources import Source, content_hash
 from datamodules.core.tokenization import Job, Recipe, is_there, make_shards, shard_path
 
 VERSION = 1  # of the rules by which text becomes rows: raise it when they change
@@ -40,22 +38,6 @@ def text_description(source: Source, cache: Path) -> list[Any]:
     return [VERSION, files, source.text_field, source.bounds, source.skip_bad, list(source.share)]
 
 
-@contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
-    """Holds a lock on this path, so that work is not done twice; it falls with the process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"data: waiting for another process that makes {what}", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 @dataclass(frozen=True)
 class Plan:
     """A corpus that is to be made, or has been."""
@@ -69,7 +51,9 @@ class Plan:
     @cached_property
     def fingerprint(self) -> str:
         """The hash of everything that decides the ids."""
-        tokenizer = hashlib.sha256(self.tokenizer_json.encode()).hexdigest()
+        tokenizer = json.loads(self.tokenizer_json)
+        for name in ("version", "truncation", "padding"):  # what does not touch the ids
+            tokenizer.pop(name, None)
         recipe = asdict(self.recipe)
         unused = {
             "segments": (),
@@ -78,7 +62,7 @@ class Plan:
         }
         for name in unused[self.recipe.examples]:
             del recipe[name]
-        return digest([VERSION, text_description(self.source, self.cache), tokenizer, recipe])
+        return digest([VERSION, text_description(self.source, self.cache), digest(tokenizer), recipe])
 
     @property
     def folder(self) -> Path:
@@ -100,6 +84,7 @@ class Plan:
     def make_part(self, num_processes: int, part: int, num_parts: int) -> tuple[int, int]:
         """Makes every num_parts-th shard, from the part-th; publishes when all are there; returns (there, all)."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        sweep(self.folder)
         all_pieces = list(enumerate(self.source.pieces()))
         missing = [task for task in all_pieces[part - 1 :: num_parts] if not is_there(self.folder, task[0])]
         job = Job(self.source, self.recipe, self.tokenizer_json, self.folder)

@@ -7,7 +7,6 @@ depend on the files alone, so any number of processes and machines makes the sam
 import glob
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.core.errors import DataError
-from datamodules.core.formats import COMPRESSIONS, FORMATS, Bounds, Records, format_of
+from datamodules.core.formats import endings, format_of
+from datamodules.core.lines import Bounds, Records
+from datamodules.core.publishing import write_atomically
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 EMBEDDED = "embedded"
@@ -144,11 +145,6 @@ def readable(path: Path) -> Path:
     return path
 
 
-def endings() -> str:
-    """Names the supported endings."""
-    return f"{', '.join(FORMATS)} (the first four also as {' or '.join(COMPRESSIONS)})"
-
-
 def hub_files(name: str, path: str, config: str | None, split: str | None) -> tuple[Path, ...]:
     """Downloads one split of a dataset through `datasets`, which leaves Arrow files in its cache."""
     from datasets import load_dataset
@@ -179,11 +175,3 @@ def content_hash(path: Path, cache: Path) -> str:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     write_atomically(note, json.dumps({"file": seen, "sha256": sha256}))
     return sha256
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a small file so that readers see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
-    beside.write_text(text)
-    os.replace(beside, path)

@@ -25,8 +25,9 @@ from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
 from datamodules.core.order import Draws
+from datamodules.core.publishing import beside, write_atomically
 from datamodules.core.segments import Sentences, pieces, sentences_of, two_segments
-from datamodules.core.sources import Document, Piece, Source, write_atomically
+from datamodules.core.sources import Document, Piece, Source
 
 Examples = Literal["segments", "packed", "documents"]
 DOCUMENTS_PER_BATCH = 256
@@ -143,15 +144,14 @@ class Worker:
         """Writes one shard and its counts."""
         records = self.job.source.records()
         path = shard_path(self.job.folder, number)
-        beside = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
-        writer = RowWriter(beside, self.job.recipe.typecode)
+        writer = RowWriter(beside(path), self.job.recipe.typecode)
         documents = 0
         with writer:
             for batch in batched(self.job.source.read(piece, records), DOCUMENTS_PER_BATCH):
                 documents += len(batch)
                 for ids, second in self.rows(batch):
                     writer.add(ids, second)
-        os.replace(beside, path)
+        os.replace(writer.path, path)
         counts = {"rows": writer.rows, "tokens": writer.tokens, "bytes": path.stat().st_size, "documents": documents}
         counts |= {"skipped": records.skipped, "messages": records.messages}
         write_atomically(path.with_suffix(".json"), json.dumps(counts))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from datamodules.core.errors import DataError
+from datamodules.core.publishing import beside
 from datamodules.core.sources import Source
 
 if TYPE_CHECKING:
@@ -98,15 +99,14 @@ def train(source: Source, options: WordPieceTraining, folder: Path) -> None:
 
 def publish(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
     """Saves a tokenizer as a folder that appears at once; one that is there already stays."""
-    beside = folder.with_name(f".{folder.name}.{os.uname().nodename}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    tokenizer.save_pretrained(beside)
+    half = beside(folder)
+    tokenizer.save_pretrained(half)
     try:
-        os.rename(beside, folder)
+        os.rename(half, folder)
     except OSError:
         if not folder.is_dir():
             raise
-        shutil.rmtree(beside)
+        shutil.rmtree(half)
 
 
 def copy_into_run(tokenizer: "PreTrainedTokenizerFast", run: Path) -> None:

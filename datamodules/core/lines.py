@@ -1,0 +1,171 @@
+"""Reading files line by line: plain text and JSON lines, also compressed; and what becomes of a bad record.
+
+Every reader yields the documents of a stretch [start, stop) of bytes; stretches that cover a file yield each document
+once. A fault names the file, the line, the value and a fix.
+"""
+
+import gzip
+import json
+import lzma
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from datamodules.core.errors import DataError
+
+BOM = b"\xef\xbb\xbf"
+KEPT_MESSAGES = 5
+MAX_DOCUMENT_BYTES = 256 << 20
+COMPRESSED = {".gz": gzip.open, ".xz": lzma.open}
+Bounds = Literal["blank_line", "line", "file"]
+
+
+@dataclass
+class Records:
+    """How records are read: where their text stands, and what happens to a bad one."""
+
+    text_field: str = "text"
+    bounds: Bounds = "blank_line"
+    skip_bad: bool = False
+    skipped: int = 0
+    messages: list[str] = field(default_factory=list)
+
+    def bad(self, place: str, problem: str, fix: str) -> None:
+        """Counts a bad record, or refuses it.
+
+        Raises:
+            DataError: bad records are errors.
+        """
+        message = f"{place}: {problem}; {fix}"
+        if not self.skip_bad:
+            raise DataError(f"{message}, or set data.on_bad_record to skip")
+        self.skipped += 1
+        if len(self.messages) < KEPT_MESSAGES:
+            self.messages.append(message)
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Opens a file for reading what stands in it, decompressed."""
+    return COMPRESSED.get(path.suffix, open)(path, "rb")
+
+
+def lines_from(path: Path, start: int) -> Iterator[tuple[int, bytes]]:
+    """Yields (offset, line without its end) for the lines whose first byte stands at `start` or later.
+
+    Raises:
+        DataError: the compressed file ends too early or is damaged.
+    """
+    offset = start
+    try:
+        with open_bytes(path) as stream:
+            if start:
+                stream.seek(start - 1)
+                offset += len(stream.readline()) - 1
+            for line in stream:
+                yield offset, line.removeprefix(BOM).rstrip(b"\r\n") if offset == 0 else line.rstrip(b"\r\n")
+                offset += len(line)
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+        raise DataError(
+            f"{path}: truncated or damaged after {offset} bytes of text ({error}); copy or compress it again"
+        ) from None
+
+
+def place(path: Path, offset: int) -> str:
+    """Names the line that begins at an offset, as file:line."""
+    with open_bytes(path) as stream:
+        return f"{path}:{stream.read(offset).count(10) + 1}"
+
+
+def decoded(path: Path, offset: int, line: bytes, records: Records) -> str | None:
+    """Decodes a line, None when it is not UTF-8 and bad records are skipped."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{line[error.start]:02x} at offset {offset + error.start}"
+        records.bad(place(path, offset), f"not UTF-8 ({byte})", "convert the file, as by iconv -t utf-8")
+        return None
+
+
+def text_extent(path: Path, records: Records) -> int:
+    """Counts bytes, or 1 for a file that must be read from its beginning."""
+    whole = path.suffix in COMPRESSED or (records.bounds == "file" and ".jsonl" not in path.suffixes)
+    return 1 if whole else path.stat().st_size
+
+
+def read_txt(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
+    """Reads plain text; a document belongs to the stretch in which the line before its first one begins."""
+    stop = float("inf") if text_extent(path, records) == 1 else stop
+    if records.bounds == "line":
+        yield from (line for _, line in text_lines(path, start, stop, records) if line.strip())
+        return
+    if records.bounds == "file":
+        yield from joined([line for _, line in text_lines(path, start, stop, records)])
+        return
+    held_bytes = 0
+    document: list[str] | None = [] if start == 0 else None  # None: still inside a document of the stretch before
+    for offset, raw in lines_from(path, start):
+        if raw.strip():
+            if document is None:
+                if offset >= stop:
+                    return
+            elif (line := decoded(path, offset, raw, records)) is not None:
+                document.append(line)
+                held_bytes += len(raw)
+                refuse_endless(path, held_bytes)
+            continue
+        yield from joined(document)
+        if offset >= stop:
+            return
+        document, held_bytes = [], 0
+    yield from joined(document)
+
+
+def joined(lines: list[str] | None) -> Iterator[str]:
+    """Yields the lines as one document, nothing when there are none."""
+    if lines:
+        yield "\n".join(lines)
+
+
+def refuse_endless(path: Path, size: int) -> None:
+    """Refuses a document that would not fit in memory, as that of a file without blank lines."""
+    if size > MAX_DOCUMENT_BYTES:
+        raise DataError(
+            f"{path}: a document of more than {MAX_DOCUMENT_BYTES >> 20} MiB without a blank line; "
+            "separate documents by blank lines or set data.documents to line"
+        )
+
+
+def text_lines(path: Path, start: int, stop: float, records: Records) -> Iterator[tuple[int, str]]:
+    """Yields the decoded lines whose first byte lies in the stretch."""
+    for offset, raw in lines_from(path, start):
+        if offset >= stop:
+            return
+        line = decoded(path, offset, raw, records)
+        if line is not None:
+            yield offset, line
+
+
+def read_jsonl(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
+    """Reads the text field of one JSON object a line."""
+    stop = float("inf") if text_extent(path, records) == 1 else stop
+    for offset, line in text_lines(path, start, stop, records):
+        if not line.strip():
+            continue
+        problem, fix = "", f"give every line the string {records.text_field!r}, or name another data.text_field"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            problem, fix = f"not JSON ({error}): {line[:60]!r}", "write one JSON object a line"
+        else:
+            if not isinstance(row, dict):
+                problem, fix = f"not a JSON object: {line[:60]!r}", "write one JSON object a line"
+            elif records.text_field not in row:
+                problem = f"has no field {records.text_field!r}, only {', '.join(map(repr, row)) or 'nothing'}"
+            elif not isinstance(row[records.text_field], str):
+                problem = f"field {records.text_field!r} = {row[records.text_field]!r:.60} is not a string"
+        if problem:
+            records.bad(place(path, offset), problem, fix)
+        else:
+            yield row[records.text_field]

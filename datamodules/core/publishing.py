@@ -1,0 +1,55 @@
+"""Files that appear at once: written beside their place and renamed; what a killed process left is swept away."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+def beside(path: Path) -> Path:
+    """Names a place next to a path that no other process writes to."""
+    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a small file so that readers see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside(path).write_text(text)
+    os.replace(beside(path), path)
+
+
+def sweep(folder: Path) -> None:
+    """Removes half-written files of processes of this host that are gone."""
+    for path in folder.glob(f".*.{os.uname().nodename}.*.tmp"):
+        pid = path.suffixes[-2].removeprefix(".")
+        if pid.isdigit() and not is_alive(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Says whether a process of this host exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Holds a lock on a path, so that work is not done twice; it falls with the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"data: waiting for another process that makes {what}", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,129 @@
+"""Reading tables: comma- and tab-separated values, Parquet, Arrow. A fault names the file, the row and a fix."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from datamodules.core.errors import DataError
+from datamodules.core.lines import MAX_DOCUMENT_BYTES, Records, text_lines
+
+ROWS_AT_ONCE = 1024
+
+
+def read_table(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
+    """Reads the text column of comma- or tab-separated values with a header line."""
+    csv.field_size_limit(MAX_DOCUMENT_BYTES)
+    lines = (line + "\n" for _, line in text_lines(path, 0, float("inf"), records))
+    rows = csv.reader(lines, delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True)
+    try:
+        header = next(rows, [])
+        if records.text_field not in header:
+            raise no_column(path, header, records)
+        column = header.index(records.text_field)
+        for row in rows:
+            if row and len(row) != len(header):
+                problem = f"has {len(row)} columns, the header has {len(header)}"
+                records.bad(f"{path}:{rows.line_num}", problem, "quote fields that hold the delimiter or a line break")
+            elif row:
+                yield row[column]
+    except csv.Error as error:
+        raise DataError(
+            f"{path}:{rows.line_num}: not CSV ({error}); close the quotes and double those inside"
+        ) from None
+
+
+def no_column(path: Path, columns: list[str], records: Records) -> DataError:
+    """Makes the error of a table without the text column."""
+    known = ", ".join(map(repr, columns)) or "none"
+    return DataError(f"{path}: no column {records.text_field!r}, only {known}; set data.text_field to one of them")
+
+
+def text_column(path: Path, schema: pa.Schema, records: Records) -> None:
+    """Refuses a schema whose text column is absent or holds no strings."""
+    if records.text_field not in schema.names:
+        raise no_column(path, schema.names, records)
+    kind = schema.field(records.text_field).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(
+            f"{path}: column {records.text_field!r} holds {kind}, not strings; set data.text_field to another"
+        )
+
+
+def values(path: Path, column: pa.Array, row: int, records: Records) -> Iterator[str]:
+    """Yields the strings of a column whose first value stands in the given row."""
+    for number, value in enumerate(column.to_pylist(), row):
+        if value is None:
+            records.bad(f"{path}: row {number}", f"{records.text_field!r} is null", "leave the row out")
+        else:
+            yield value
+
+
+def open_parquet(path: Path, records: Records) -> parquet.ParquetFile:
+    """Opens a Parquet file and checks its text column."""
+    try:
+        file = parquet.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a Parquet file or damaged ({first_line(error)}); write it again") from None
+    text_column(path, file.schema_arrow, records)
+    return file
+
+
+def read_parquet(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
+    """Reads the text column of row groups start to stop."""
+    file, row = open_parquet(path, records), 0
+    for group in range(stop):
+        if group >= start:
+            first = row
+            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[records.text_field]):
+                yield from values(path, batch.column(0), first, records)
+                first += batch.num_rows
+        row += file.metadata.row_group(group).num_rows
+
+
+def arrow_batches(path: Path, records: Records) -> Iterator[pa.RecordBatch]:
+    """Maps an Arrow file or stream, as `datasets` writes it, and yields its record batches."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            if source.read(6) == b"ARROW1":
+                reader = pa.ipc.open_file(source)
+                text_column(path, reader.schema, records)
+                yield from map(reader.get_batch, range(reader.num_record_batches))
+            else:
+                source.seek(0)
+                reader = pa.ipc.open_stream(source)
+                text_column(path, reader.schema, records)
+                yield from reader
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not an Arrow file or damaged ({first_line(error)}); write it again") from None
+
+
+def read_arrow(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
+    """Reads the text column of rows start to stop."""
+    row = 0
+    for batch in arrow_batches(path, records):
+        low, high = max(start - row, 0), min(stop - row, batch.num_rows)
+        if low < high:
+            column = batch.column(records.text_field)
+            for first in range(low, high, ROWS_AT_ONCE):
+                yield from values(path, column[first : min(first + ROWS_AT_ONCE, high)], row + first, records)
+        row += batch.num_rows
+        if row >= stop:
+            return
+
+
+def count_row_groups(path: Path, records: Records) -> int:
+    """Counts the row groups of a Parquet file."""
+    return open_parquet(path, records).num_row_groups
+
+
+def count_rows(path: Path, records: Records) -> int:
+    """Counts the rows of an Arrow file."""
+    return sum(batch.num_rows for batch in arrow_batches(path, records))
+
+
+def first_line(error: Exception) -> str:
+    """Shortens the message of a library."""
+    return str(error).partition("\n")[0]
