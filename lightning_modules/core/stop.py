@@ -22,16 +22,15 @@ def requested() -> int:
     return _signal
 
 
+def name() -> str:
+    """Return the name of the signal that asked for a stop, empty if none came."""
+    return signal.Signals(_signal).name if _signal else ""
+
+
 def install() -> None:
     """Catch TERM, INT, USR1 and USR2 from now on; a signal that came before is kept."""
     for number in SIGNALS:
         signal.signal(number, _note)
-
-
-def forget() -> None:
-    """Take a request back."""
-    global _signal
-    _signal = 0
 
 
 def _note(number: int, frame: FrameType | None) -> None:

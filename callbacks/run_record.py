@@ -1,0 +1,80 @@
+"""What a person reads at the start and at the end of a run."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_modules.core import stop
+
+
+class RunRecord(Callback):
+    """Prints what is about to be trained and, at the end, where it is; writes out what the loggers hold.
+
+    Added by launch after all other callbacks. After the run, `stopped` tells whether some rank was asked to stop
+    before the last step.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the start block, and let the loggers forget what came after the step that the run goes on from."""
+        stop.install()  # libraries that were set up since the start may have put handlers of their own
+        for logger in trainer.loggers:
+            if hasattr(logger, "rewind"):
+                logger.rewind(trainer.global_step)
+        if trainer.is_global_zero:
+            print(*start_block(trainer, pl_module), sep="\n", flush=True)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """Write out what the step before has logged: a killed run loses none. Saving logs after all other callbacks."""
+        _flush(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write out what was logged before."""
+        _flush(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Agree on whether the run was stopped: perhaps only one rank got the signal."""
+        asked = trainer.strategy.reduce_boolean_decision(bool(stop.requested()), all=False)
+        self.stopped = asked and trainer.global_step < trainer.max_steps
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print where everything is and what to type next."""
+        if trainer.is_global_zero and stage == "fit":
+            print(*self.end_block(trainer), sep="\n", flush=True)
+
+    def end_block(self, trainer: Trainer) -> list[str]:
+        """Return the last lines."""
+        run, step, steps = trainer.default_root_dir, trainer.global_step, trainer.max_steps
+        if self.stopped:
+            return [
+                f"stopped at step {step} of {steps}; everything is in {run}, and the same command goes on from there"
+            ]
+        lines = [f"step {step} of {steps}; everything is in {run}"]
+        if any("TensorBoard" in type(logger).__name__ for logger in trainer.loggers):
+            lines.append(f"curves: tensorboard --logdir {run}")
+        return [*lines, f"next: python -m launch export {run} --out FOLDER"]
+
+
+def start_block(trainer: Trainer, module: LightningModule) -> list[str]:
+    """Return the lines that say what is trained, on what, in which batches, and where it goes."""
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in module.parameters()]
+    total, trained = sum(n for n, _ in sizes), sum(n for n, wanted in sizes if wanted)
+    resumed = f", going on after step {trainer.global_step}" if trainer.global_step else ""
+    lines = [f"method: {type(module).__name__}, {total:,} parameters, {trained:,} of them trained"]
+    data = trainer.datamodule
+    if getattr(data, "global_batch_size", None):
+        lines.append(_batch_line(data.global_batch_size, data.micro_batch_size, trainer.world_size))
+        if getattr(data, "sequence_length", None):
+            lines[-1] += f", up to {data.global_batch_size * data.sequence_length:,} tokens a step"
+    lines += [f"data: {line}" for line in (data.describe() if hasattr(data, "describe") else [])]
+    return [*lines, f"run: {trainer.default_root_dir}, {trainer.max_steps} steps{resumed}"]
+
+
+def _batch_line(batch: int, micro: int, ranks: int) -> str:
+    passes = batch // (micro * ranks)
+    return f"batch: {batch} = {ranks} rank{'s' * (ranks > 1)} x {passes} micro-batch{'es' * (passes > 1)} of {micro}"
+
+
+def _flush(trainer: Trainer) -> None:
+    for logger in trainer.loggers:
+        logger.save()

@@ -1,0 +1,85 @@
+"""`python -m launch <command>`: every command imports its own module, so that the light ones answer at once."""
+
+import importlib
+import os
+import sys
+
+RUNS = ("fit", "validate", "test", "predict")
+COMMANDS = {
+    "fit": "train, or go on from the newest checkpoint of the run's folder",
+    "validate": "evaluate a checkpoint on the validation data",
+    "test": "evaluate a checkpoint on the test data",
+    "predict": "write a checkpoint's predictions for the prediction data",
+    "config": "print the resolved configuration, each value with the file or flag that set it",
+    "methods": "list the methods with their configs and claims",
+    "prepare": "tokenise a corpus ahead of training",
+    "export": "turn a run's checkpoint into a Hugging Face folder",
+    "claim": "run a method against its baseline at equal compute, over seeds",
+    "bench": "measure the speed against bare PyTorch and other trainers",
+}
+
+
+def main(words: list[str]) -> int:
+    """Run one command line and return the exit code: 0 done, 75 stopped and resumable, 3 diverged, 1 error."""
+    command, rest = (words[0], words[1:]) if words else ("--help", [])
+    if command in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if command not in COMMANDS:
+        from launch.config.errors import meant
+
+        print(f"error: {command}: no such command{meant(command, [*COMMANDS])}\n\n{usage()}", file=sys.stderr)
+        return 1
+    if command == "fit":
+        from lightning_modules.core import stop  # before the imports that take seconds
+
+        stop.install()
+    try:
+        return dispatch(command, rest)
+    except BrokenPipeError:  # `launch config | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def dispatch(command: str, words: list[str]) -> int:
+    """Import the command's module and run it; mistakes in the configuration are told by one process only."""
+    from launch.config.errors import ConfigError
+    from launch.ranks import process_rank
+
+    try:
+        if command in (*RUNS, "config"):
+            from launch.help import main as show_help
+
+            if "--help" in words or "-h" in words:
+                return show_help(command, words)
+        if command in RUNS:
+            from launch.run import main as run
+
+            return run(command, words)
+        module = "launch.config.resolved" if command == "config" else f"launch.{command}"
+        return importlib.import_module(module).main(words)
+    except ConfigError as error:
+        if process_rank() == 0:
+            print(*(f"error: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
+        return 1
+
+
+def usage() -> str:
+    """Return the list of commands."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: python -m launch <command> --config FILE [--config FILE …] [--key value …]",
+            "",
+            *lines,
+            "",
+            "python -m launch fit --config configs/electra/debug.yaml --help   shows every key of that configuration",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,35 @@
+"""Which checkpoint of a run's folder is meant."""
+
+from pathlib import Path
+
+from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.verify import complete_steps, newest_complete, step_folder, verify
+
+
+def choose(checkpoints: Path, wanted: str | int | None) -> Path | None:
+    """Return the folder of a checkpoint: the newest, `best`, a step, or a path; None if there is none yet.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or all that there are are damaged.
+    """
+    if wanted is None:
+        newest = newest_complete(checkpoints)
+        if newest is None and any(checkpoints.glob("step_*")):
+            raise CheckpointError(f"{checkpoints}: every checkpoint is damaged; delete the folder to start at step 0")
+        return newest
+    if isinstance(wanted, int) or wanted.isdigit():
+        folder = step_folder(checkpoints, int(wanted))
+    else:
+        folder = checkpoints / "best" if wanted == "best" else Path(wanted)
+    if not folder.is_dir():
+        steps = ", ".join(map(str, complete_steps(checkpoints))) or "none"
+        raise CheckpointError(f"run.checkpoint = {wanted}: there is no {folder}; steps of this run: {steps}")
+    folder = folder.resolve() if folder.is_symlink() else folder
+    verify(folder)
+    return folder
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """Return the step of a checkpoint by its folder's name."""
+    words = checkpoint.name.rpartition("_")[2] if checkpoint else ""
+    return int(words) if words.isdigit() else 0

@@ -1,0 +1,165 @@
+"""LightningCLI as the second pass: it types the checked values again, with the real classes, and instantiates them.
+
+The classes are chosen before it exists, so its options are flat and its messages name one key.
+"""
+
+import importlib
+import logging
+import re
+import warnings
+from typing import Any, NoReturn
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from callbacks.run_record import RunRecord
+from launch.config.defaults import FIXED_TRAINER
+from launch.config.errors import ConfigError
+from launch.config.resolved import Resolved, check_ranks
+from launch.config.show import named
+from launch.guard import Guard
+
+for _name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(_name).setLevel(logging.WARNING)  # seeds, devices and tips at every start
+warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # between torch and Lightning
+KEY_IN_MESSAGE = re.compile(r'key "([\w.]+)"|option \'([\w.]+)\'')
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose mistakes are ConfigErrors of one line."""
+
+    resolved: Resolved
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what the parser would print with its usage and exit code 2."""
+        words = " ".join(message.split())
+        match = KEY_IN_MESSAGE.search(words)
+        key = tuple((match[1] or match[2]).split(".")) if match else ()
+        entry = self.resolved.table.get(key) or self.resolved.table.get(key[1:])
+        raise ConfigError(f"{named(key, entry)}: {words}" if entry else words) from ex
+
+
+class Cli(LightningCLI):
+    """Trainer, model and data of one resolved configuration; `run()` runs the command.
+
+    Raises:
+        ConfigError: the real classes want other values than their source said, or a class is of the wrong sort.
+    """
+
+    def __init__(self, command: str, resolved: Resolved, checkpoint: str | None = None) -> None:
+        self.command, self.resolved, self.checkpoint = command, resolved, checkpoint
+        self.parts = {
+            ".".join(part): _imported(path) for part, path in resolved.parts.paths.items() if part != ("run",)
+        }
+        self._check_sorts()
+        self.record = RunRecord()
+        super().__init__(
+            self.parts["model"],
+            self.parts["data"],
+            save_config_callback=None,
+            seed_everything_default=resolved.get("seed"),
+            parser_class=type("BoundParser", (Parser,), {"resolved": resolved}),
+            args={},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def run(self) -> Any:
+        """Call the trainer's method of the command's name and return its result."""
+        return getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint)
+
+    def subcommands(self) -> dict[str, set[str]]:
+        """Only the one that runs."""
+        return {self.command: LightningCLI.subcommands()[self.command]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the parts that LightningCLI does not know."""
+        for key, part in self.parts.items():
+            if key.startswith("callbacks."):
+                parser.add_lightning_class_args(part, key)
+            elif key.startswith("loggers."):
+                parser.add_class_arguments(part, key)
+            elif key == "strategy":
+                add = parser.add_class_arguments if isinstance(part, type) else parser.add_function_arguments
+                add(part, key, **({"instantiate": False} if isinstance(part, type) else {}))
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Hand the checked values over as they are: a file would lose their types."""
+        values = {
+            key: _without_class(value) for key, value in self.resolved.values.items() if key not in ("seed", "run")
+        }
+        for name, options in values.get("loggers", {}).items():
+            if "folder" in self.resolved.parts.signatures[("loggers", name)].fields:
+                options["folder"] = options.get("folder") or str(self.resolved.run_dir)
+        self.config = parser.parse_object({"subcommand": self.command, self.command: _without_empty(values)})
+
+    def _parse_ckpt_path(self) -> None:
+        """A checkpoint never overrides the configuration (Lightning-AI/pytorch-lightning#20801)."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Not in the constructor: what fails before the run has no attempt to be written down."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with our strategy and loggers."""
+        parts = self.config_init[self.command]
+        loggers = parts.get("loggers") or {}
+        trainer = super().instantiate_trainer(
+            logger=list(loggers.values()) if self.command == "fit" else False,
+            strategy=self.parts["strategy"](**(parts.get("strategy") or {})),
+            default_root_dir=str(self.resolved.run_dir),
+            **({"limit_val_batches": 0} if self.command == "fit" else {}),
+            **FIXED_TRAINER,
+            **kwargs,
+        )
+        _leave_signals_alone(trainer)
+        return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if self.command == "fit":
+            callbacks = [Guard(self.resolved, self.checkpoint is not None), *callbacks, self.record]
+        config["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
+        return super()._instantiate_trainer(config, callbacks)
+
+    def after_instantiate_classes(self) -> None:
+        """Give both sides the seed, and apply the rules that had to wait for the number of ranks."""
+        check_ranks(self.resolved, self.trainer.world_size)
+        self.model.seed = self.datamodule.seed = self.resolved.get("seed")
+
+    def _check_sorts(self) -> None:
+        sorts = {"model": LightningModule, "data": LightningDataModule, "callbacks": Callback}
+        for key, part in self.parts.items():
+            sort = sorts.get(key.split(".")[0])
+            if sort and not (isinstance(part, type) and issubclass(part, sort)):
+                raise ConfigError(
+                    f"{key}.class = {part.__module__}.{part.__qualname__}: not a Lightning {sort.__name__}"
+                )
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _without_class(value: Any) -> Any:
+    """Take the reserved word `class`, and parts that null took out, from a part's options."""
+    if not isinstance(value, dict):
+        return value
+    return {k: _without_class(v) for k, v in value.items() if k != "class"}
+
+
+def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
+    named_parts = {
+        group: {k: v for k, v in (values.get(group) or {}).items() if v} for group in ("callbacks", "loggers")
+    }
+    return {key: value for key, value in {**values, **named_parts}.items() if value}
+
+
+def _leave_signals_alone(trainer: Trainer) -> None:
+    """Keep Lightning's handlers off: they raise in the middle of a step and no checkpoint is written.
+
+    Its flag is then never set, so the broadcast of it, a wait for the device in every step, is not needed either
+    (Lightning-AI/pytorch-lightning#21487).
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None

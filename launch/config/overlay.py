@@ -1,0 +1,126 @@
+"""Merging: the words of the command line, left to right, file over file and flag over file, into one table."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from launch.config.errors import ConfigError
+from launch.config.read import Entry, Key, Table, plain, read_file, read_text
+
+PROJECT = Path(__file__).parents[2]
+# A string where a mapping is expected is short for a mapping with this one key.
+SHORTHAND = {("model",): "class", ("data",): "class", ("strategy",): "class", ("data", "tokenizer"): "name"}
+NAMED = ("callbacks", "loggers")  # mappings of parts, each with a class, by default the one called like the part
+NOTHING = Entry(None, "")
+
+
+def find_file(path: str) -> Path:
+    """Return the file: from the working directory, or else from the project root.
+
+    Raises:
+        ConfigError: it is in neither place.
+    """
+    for candidate in (Path(path).expanduser(), PROJECT / path):
+        if candidate.exists():
+            return candidate
+    near = sorted(p.relative_to(PROJECT).as_posix() for p in PROJECT.glob(f"configs/*/{Path(path).name}"))
+    hint = f"; did you mean {' or '.join(near[:3])}?" if near else f", neither here nor in {PROJECT}"
+    raise ConfigError(f"--config {path}: no such file{hint}")
+
+
+def apply_file(table: Table, path: Path, notes: list[str], above: tuple[Path, ...] = ()) -> None:
+    """Lay a file over the table, after the files that it extends.
+
+    Raises:
+        ConfigError: all mistakes of these files that can be told apart.
+    """
+    name, problems = shown(path), []
+    upper = read_file(path, name)
+    extends = upper.pop(("extends",), Entry([], name))
+    names = [extends.value] if isinstance(extends.value, str) else extends.value
+    if not isinstance(names, list) or not all(isinstance(item, str) for item in names):
+        raise ConfigError(f"extends = {names!r} ({extends.source}): expected a list of files, relative to this one")
+    for item in names:
+        lower = path.parent / Path(item).expanduser()
+        try:
+            if lower.resolve() in [p.resolve() for p in (*above, path)]:
+                raise ConfigError(f"extends = {item!r} ({extends.source}): the file extends itself")
+            if not lower.exists():
+                raise ConfigError(f"extends = {item!r} ({extends.source}): no such file as {shown(lower)}")
+            apply_file(table, lower, notes, (*above, path))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+    overlay(table, upper, notes)
+
+
+def apply_flag(table: Table, name: str, word: str, notes: list[str]) -> None:
+    """Lay one `--name word` over the table; a word in brackets, braces or quotes is read as YAML."""
+    source = f"--{name}"
+    if word[:1] in ("{", "[", '"', "'"):
+        found = read_text(f"{name}: {word}", source, line=False)
+        overlay(table, {key: Entry(entry.value, source) for key, entry in found.items()}, notes)
+    elif "${" in word:
+        raise ConfigError(f"{name} = {word!r} ({source}): there is no ${{…}}; write the value itself")
+    else:
+        overlay(table, {tuple(name.split(".")): Entry(plain(word), source, word)}, notes)
+
+
+def overlay(table: Table, upper: Table, notes: list[str]) -> None:
+    """Lay one table over another, in place. Another class takes the options of the old one away, with a note."""
+    upper = dict(_expanded(key, entry) for key, entry in upper.items())
+    for key, entry in sorted(upper.items(), key=lambda item: item[0][-1] != "class"):  # classes first
+        below = [k for k in table if k[: len(key)] == key and k != key]
+        if entry.value == {} and (below or table.get(key, NOTHING).value is not None):
+            continue  # an empty mapping changes nothing, but it brings back what null took away
+        if key[-1] == "class":
+            _drop_options(table, key[:-1], entry, notes)
+        for k in below:  # a scalar, a list or null replaces all below it
+            del table[k]
+        for length in range(1, len(key)):  # a mapping replaces a scalar
+            table.pop(key[:length], None)
+        table[key] = entry
+
+
+def _expanded(key: Key, entry: Entry) -> tuple[Key, Entry]:
+    short = SHORTHAND.get(key, "class" if len(key) == 2 and key[0] in NAMED else None)
+    return ((*key, short), entry) if short and isinstance(entry.value, str) else (key, entry)
+
+
+def _drop_options(table: Table, part: Key, entry: Entry, notes: list[str]) -> None:
+    default = part[-1] if part[0] in NAMED else None
+    old = table.get((*part, "class"), Entry(default, "")).value
+    if old is None or old == entry.value:
+        return
+    gone = [k for k in table if k[: len(part)] == part and k[-1] != "class"]
+    for key in gone:
+        del table[key]
+    if gone:
+        names = ", ".join(".".join(k[len(part) :]) for k in gone)
+        notes.append(f"{'.'.join(part)}: {entry.value} ({entry.source}) replaces {old}, its options go: {names}")
+
+
+def nested(table: Table) -> dict[str, Any]:
+    """Return the table as nested dictionaries."""
+    root: dict[str, Any] = {}
+    for key, entry in table.items():
+        node = root
+        for name in key[:-1]:
+            node = node.setdefault(name, {})
+        node[key[-1]] = entry.value
+    return root
+
+
+def under(table: Table, part: Key) -> Iterator[tuple[Key, Entry]]:
+    """Yield the entries strictly below a key."""
+    return ((key, entry) for key, entry in table.items() if key[: len(part)] == part and len(key) > len(part))
+
+
+def shown(path: Path) -> str:
+    """Return a path as messages call it: relative to the working directory or the project if it lies there."""
+    full = path.resolve()
+    for root in (Path.cwd(), PROJECT):
+        if full.is_relative_to(root):
+            return full.relative_to(root).as_posix()
+    return str(full)

@@ -1,0 +1,180 @@
+"""From the words of a command line to a checked configuration."""
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launch.config import overlay
+from launch.config.check import Check, complete
+from launch.config.defaults import start_table
+from launch.config.errors import ConfigError
+from launch.config.parts import Parts
+from launch.config.read import Entry, Key, Table
+from launch.config.rules import broken, ranks_of, rules_for
+from launch.config.show import lines
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked configuration.
+
+    `table` holds every value with its source, in reading order; `parts` maps a key such as `callbacks.progress` to the
+    dotted path of its class; `notes` are lines that the user should see once.
+    """
+
+    table: Table
+    parts: Parts
+    notes: list[str] = field(default_factory=list)
+    first_config: str | None = None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Return the values as nested dictionaries; a part that null took out is None."""
+        return overlay.nested(self.table)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of one key such as `data.sequence_length`."""
+        entry = self.table.get(tuple(key.split(".")))
+        return default if entry is None else entry.value
+
+    @property
+    def run_dir(self) -> Path:
+        """Return the run's folder: run.dir, the folder of a run's own config.yaml, or runs/<folder>/<name>."""
+        if given := self.get("run.dir"):
+            return Path(given).expanduser()
+        first = Path(self.first_config or "config.yaml")
+        if is_stored(first):
+            return first.parent
+        return Path("runs", first.resolve().parent.name, first.stem)
+
+    def text(self) -> str:
+        """Return the configuration as YAML whose comments are the sources."""
+        return lines(self.table)
+
+    def run_text(self) -> str:
+        """Return what the run's folder keeps: all but `run`, which says where and how to start."""
+        return lines(self.of_the_run())
+
+    def of_the_run(self) -> Table:
+        """Return the table without `run`."""
+        return {key: entry for key, entry in self.table.items() if key[0] != "run"}
+
+    def digest(self) -> str:
+        """Return a hash of the values, wherever they were given."""
+        values = [[".".join(key), entry.value] for key, entry in sorted(self.of_the_run().items())]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def is_stored(file: Path) -> bool:
+    """Tell whether a file is the config.yaml of a run's folder."""
+    return file.name == "config.yaml" and (file.parent / RUN_FILE).is_file()
+
+
+def resolve(words: list[str], command: str = "config") -> Resolved:
+    """Merge the files and flags of a command line, left to right, and check the result.
+
+    Args:
+        words: `--config FILE`, `--key value`, `--key=value` and `--key` (true), in any order.
+        command: What will run; `fit` needs trainer.max_steps.
+
+    Raises:
+        ConfigError: every mistake that was found, one line each.
+    """
+    found, notes, first = merge(words)
+    parts = Parts(found)
+    check = Check(found, parts)
+    problems = list(check.problems)
+    if command == "fit" and ("trainer", "max_steps") not in found:
+        problems.append("trainer.max_steps: required for fit, expected int; give it in a YAML file or as a flag")
+    table = complete(found, parts)
+    problems += broken(rules_for(parts), table, check.bad, ranks_of(table))
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    return Resolved(table, parts, notes, first)
+
+
+def check_ranks(resolved: Resolved, ranks: int) -> None:
+    """Apply the rules that had to wait until the number of ranks was known.
+
+    Raises:
+        ConfigError: what they complain about.
+    """
+    if ranks_of(resolved.table) is None:
+        entry = Entry(ranks, resolved.table[("trainer", "devices")].source)
+        rules = [rule for rule in rules_for(resolved.parts) if "ranks" in rule[0]]
+        if problems := broken(rules, resolved.table, set(), entry):
+            raise ConfigError(*problems)
+
+
+def merge(words: list[str]) -> tuple[Table, list[str], str | None]:
+    """Return the merged table, notes, and the first --config as it was found.
+
+    Raises:
+        ConfigError: files that cannot be read, words that are no flags.
+    """
+    table, notes, problems = start_table(), [], []
+    first = None
+    for name, word in flags(words):
+        try:
+            if name == "config":
+                path = overlay.find_file(word)
+                first = first or str(path)
+                overlay.apply_file(table, path, notes)
+            else:
+                overlay.apply_flag(table, name, word, notes)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+    _remove_emptied(table)
+    return table, notes, first
+
+
+def flags(words: list[str]) -> list[tuple[str, str]]:
+    """Split the words into pairs of key and value.
+
+    Raises:
+        ConfigError: a word that belongs to no flag, or --config without a file.
+    """
+    found, problems, rest = [], [], list(words)
+    while rest:
+        word = rest.pop(0)
+        name, has_value, value = word.removeprefix("--").partition("=")
+        if word == "-c":
+            name = "config"
+        elif not word.startswith("--") or not name:
+            problems.append(f"{word}: not a flag; write --key value, and files as --config FILE")
+            continue
+        if not has_value:
+            follows = bool(rest) and not rest[0].startswith("--")
+            value = rest.pop(0) if follows else ("" if name == "config" else "true")
+        if name == "config" and not value:
+            problems.append("--config: give a file")
+            continue
+        found.append((name, value))
+    if problems:
+        raise ConfigError(*problems)
+    return found
+
+
+def _remove_emptied(table: Table) -> None:
+    """`callbacks: null` takes out all of them: say so for each that is known, so that the text reads back the same."""
+    for group in overlay.NAMED:
+        whole = table.get((group,))
+        if whole is not None and whole.value is None:
+            del table[(group,)]
+            names: list[Key] = [key for key in start_table() if key[0] == group]
+            table.update({key: whole for key in names})
+
+
+def main(words: list[str]) -> int:
+    """Print the resolved configuration: `python -m launch config`."""
+    resolved = resolve(words)
+    print(*resolved.notes, sep="\n", end="\n" if resolved.notes else "", file=sys.stderr)
+    print(resolved.text(), end="")
+    return 0

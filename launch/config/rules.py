@@ -1,0 +1,116 @@
+"""Rules between keys: small functions that get values and return a complaint or None.
+
+A module exports RULES, a list of (key paths, function). The first key is the one that is complained about. The key
+`ranks` stands for the number of processes; while it is unknown (devices: auto) its rules wait for the second pass. A
+rule is left out when one of its keys does not exist.
+"""
+
+import runpy
+from collections.abc import Callable
+from typing import Any
+
+from launch.config.parts import Parts
+from launch.config.read import Entry, Key, Table
+from launch.config.show import named
+from launch.config.source import source_file
+
+Rule = tuple[tuple[str, ...], Callable[..., str | None]]
+
+
+def batch_divides(batch: int, micro: int, ranks: int) -> str | None:
+    """Every rank makes the same number of equal micro-batches."""
+    unit = (micro or 1) * ranks
+    if not batch or batch < 1 or batch % unit == 0:
+        return None
+    below, above = batch // unit * unit, (batch // unit + 1) * unit
+    near = f"{below} or {above}" if below else str(above)
+    fitting = batch // ranks if batch % ranks == 0 else 0
+    fewer = f", or micro_batch_size {max(n for n in range(1, micro + 1) if fitting % n == 0)}" if fitting else ""
+    return f"must be a multiple of micro_batch_size x ranks = {micro} x {ranks} = {unit}; nearest: {near}{fewer}"
+
+
+def positive(number: int | None) -> str | None:
+    """Sizes and lengths are at least one."""
+    return "must be at least 1" if number is not None and number < 1 else None
+
+
+def not_negative(number: float | None) -> str | None:
+    """Rates and waits have no sign."""
+    return "must not be negative" if number is not None and number < 0 else None
+
+
+def fits_positions(length: int, positions: int) -> str | None:
+    """A sequence has a row in the position table for every token."""
+    if length > positions:
+        return f"is over the model's {positions} positions; lower it or raise model.max_positions"
+    return None
+
+
+def whole_seed(seed: int) -> str | None:
+    """A seed has 32 bits."""
+    return None if 0 <= seed < 2**32 else "must be from 0 to 4294967295"
+
+
+def single_is_one_device(strategy: str, devices: Any) -> str | None:
+    """The strategy `single` starts no other process."""
+    many = len(devices) > 1 if isinstance(devices, list) else isinstance(devices, int) and devices > 1
+    return "runs on one device; use --config configs/strategy/ddp.yaml" if strategy == "single" and many else None
+
+
+RULES: list[Rule] = [
+    (("seed",), whole_seed),
+    (("trainer.max_steps",), positive),
+    (("trainer.log_every_n_steps",), positive),
+    (("data.global_batch_size",), positive),
+    (("data.micro_batch_size",), positive),
+    (("data.sequence_length",), positive),
+    (("data.global_batch_size", "data.micro_batch_size", "ranks"), batch_divides),
+    (("data.sequence_length", "model.max_positions"), fits_positions),
+    (("model.learning_rate",), not_negative),
+    (("model.warmup_steps",), not_negative),
+    (("strategy.class", "trainer.devices"), single_is_one_device),
+]
+
+
+def rules_for(parts: Parts) -> list[Rule]:
+    """Return the core rules and those in the files rules.py beside the classes of model, data and the rest."""
+    rules, seen = list(RULES), set()
+    for path in parts.paths.values():
+        package = path.rpartition(".")[0].rpartition(".")[0]
+        file = source_file(f"{package}.rules") if package and not path.startswith(("lightning.", "launch.")) else None
+        if file and file not in seen:
+            seen.add(file)
+            rules += runpy.run_path(str(file)).get("RULES", [])  # the file alone: its package is not imported
+    return rules
+
+
+def ranks_of(table: Table) -> Entry | None:
+    """Return the number of ranks with its source, or None while only the machine knows it."""
+
+    def entry(*key: str) -> Entry:
+        return table.get(key, Entry(1, "default"))
+
+    devices, nodes = entry("trainer", "devices"), entry("trainer", "num_nodes").value
+    if entry("strategy", "class").value == "single":
+        return Entry(1, "strategy single")
+    count = devices.value
+    if isinstance(count, str) and count.isdigit():
+        count = int(count)
+    if isinstance(count, list):
+        count = len(count)
+    if not isinstance(count, int) or count < 1 or not isinstance(nodes, int):
+        return None
+    return Entry(count * nodes, devices.source)
+
+
+def broken(rules: list[Rule], table: Table, bad: set[Key], ranks: Entry | None) -> list[str]:
+    """Return the complaints of all rules whose keys have good values."""
+    known = {".".join(key): entry for key, entry in table.items() if key not in bad}
+    if ranks:
+        known["ranks"] = ranks
+    problems = []
+    for keys, rule in rules:
+        if all(key in known for key in keys) and (complaint := rule(*(known[key].value for key in keys))):
+            others = ", ".join(named(key, known[key]) for key in keys[1:])
+            problems.append(f"{named(keys[0], known[keys[0]])}: {complaint}" + (f" [{others}]" if others else ""))
+    return problems

@@ -1,0 +1,87 @@
+"""`fit` once torch is needed: find the checkpoint, build everything, run, and say how it ended."""
+
+import subprocess
+import sys
+import traceback
+from typing import NamedTuple
+
+from datamodules.core.errors import DataError
+from launch.checkpoints import choose, step_of
+from launch.cli import Cli
+from launch.config.errors import ConfigError
+from launch.config.resolved import Resolved
+from launch.ranks import adopt_children, is_child, process_rank
+from launch.run import DIVERGED, DONE, ERROR, STOPPED, finished
+from launch.run_folder import RunFolder
+from lightning_modules.core import stop
+from lightning_modules.core.base import Diverged
+from lightning_modules.core.checkpoint.errors import CheckpointError
+
+GRACE_SECONDS = 30.0
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended."""
+
+    code: int
+    reason: str
+
+
+def fit(resolved: Resolved, folder: RunFolder) -> int:
+    """Train in this process, and return the exit code. Rank 0 keeps the folder's records.
+
+    Raises:
+        ConfigError: found with the real classes, before the run began.
+    """
+    try:
+        checkpoint = choose(folder.checkpoints, resolved.get("run.checkpoint"))
+    except CheckpointError as error:
+        return _told(error)
+    step, steps = step_of(checkpoint), resolved.get("trainer.max_steps")
+    if step >= steps:
+        print(finished(folder.path, step, steps)) if process_rank() == 0 else None
+        return DONE
+    cli = Cli("fit", resolved, str(checkpoint) if checkpoint else None)
+    if process_rank() == 0:
+        folder.start(resolved, f"resumed after step {step}" if checkpoint else "new")
+        sys.argv += ["--run.checkpoint", str(checkpoint)] if checkpoint else []
+    outcome = _run(cli)
+    if process_rank() == 0:
+        folder.end(outcome.code, cli.trainer.global_step, outcome.reason)
+        _end_children(cli, GRACE_SECONDS if outcome.code in (DONE, STOPPED) else 1.0)
+    return DONE if is_child() and outcome.code != ERROR else outcome.code
+
+
+def _run(cli: Cli) -> Outcome:
+    if stop.requested() and cli.trainer.world_size == 1:  # several ranks must agree, which they do in the first step
+        return Outcome(STOPPED, f"{stop.name()} before the first step")
+    adopt_children()
+    try:
+        cli.run()
+    except Diverged as error:
+        _told(error)
+        return Outcome(DIVERGED, f"diverged: {error}")
+    except (ConfigError, DataError, CheckpointError) as error:
+        _told(error)
+        return Outcome(ERROR, f"error: {error}")
+    except Exception as error:
+        traceback.print_exc()
+        return Outcome(ERROR, f"{type(error).__name__}: {error}")
+    if cli.record.stopped:
+        return Outcome(STOPPED, f"{stop.name() or 'a signal to another rank'}")
+    return Outcome(DONE, "done")
+
+
+def _told(error: Exception) -> int:
+    who = f"rank {process_rank()}: " if process_rank() else ""
+    print(f"{who}error: {error}", file=sys.stderr, flush=True)
+    return ERROR
+
+
+def _end_children(cli: Cli, seconds: float) -> None:
+    """Wait for the processes that Lightning started; one that hangs in a collective never ends by itself."""
+    for process in getattr(cli.trainer.strategy.launcher, "procs", []):
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()

@@ -1,0 +1,36 @@
+"""What all ranks must agree on before the first step, and what a resumed run must find again."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from launch.config.errors import ConfigError
+from launch.config.resolved import RUN_FILE, Resolved
+from launch.run_folder import RunFolder, read_json, write_json
+
+
+class Guard(Callback):
+    """Compares the configuration over the ranks and the data with the run's.
+
+    Raises:
+        ConfigError: a rank was started with another configuration, or the data is not the data that the run began with.
+    """
+
+    def __init__(self, resolved: Resolved, resumes: bool) -> None:
+        self.resolved, self.resumes = resolved, resumes
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look once, when the data is set up and the ranks can talk."""
+        mine = self.resolved.digest()
+        same = trainer.strategy.broadcast(mine) == mine
+        if not trainer.strategy.reduce_boolean_decision(same, all=True):
+            raise ConfigError("the ranks were started with different configurations; give all of them the same files")
+        found = getattr(trainer.datamodule, "fingerprint", None)
+        file = RunFolder(self.resolved.run_dir).path / RUN_FILE
+        stored = (read_json(file) or {}).get("data_fingerprint") if trainer.is_global_zero else None
+        stored = trainer.strategy.broadcast(stored)
+        if self.resumes and stored and found and stored != found:
+            raise ConfigError(
+                f"data: its fingerprint is {found}, the run in {file.parent} began with {stored}; "
+                "give the same files and tokenizer, or another --run.dir"
+            )
+        if trainer.is_global_zero and found and stored != found:
+            write_json(file, {**(read_json(file) or {}), "data_fingerprint": found})
