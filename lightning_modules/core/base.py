@@ -20,10 +20,13 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.core.batches import TextBatch
 from lightning_modules.core import stop
 from lightning_modules.core.backward import backward, check_gradients, passes
+from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.reader import read_weights
 from lightning_modules.core.keyed import mix, seed_generators
 from lightning_modules.core.optim import build_optimizer, parameter_groups
 from lightning_modules.core.schedules import schedule
 from lightning_modules.core.terms import LossTerms, Totals
+from lightning_modules.core.warm_start import checkpoint_of, load_weights
 
 TRAIN, EVALUATE = 0, 1  # streams of randomness
 
@@ -44,6 +47,7 @@ class Method(LightningModule):
         self.automatic_optimization = False
         self.seed = 0  # set by the launcher from the top-level key
         self.model: nn.Module | None = None
+        self.init_from: str | None = None  # weights to start from: run folder, Hugging Face folder or hub name
         self.logged: dict[str, float] = {}  # the values of the newest logged step, for the progress line
         self.step_ended = 0.0
         self._evaluation = Totals()
@@ -96,6 +100,19 @@ class Method(LightningModule):
         if self.model is None:
             data = self.trainer.datamodule
             self.build(data.tokenizer, data.sequence_length)
+            if self.init_from and not self.trainer.ckpt_path:  # a run that goes on has weights of its own
+                self.warm_start(self.init_from)
+
+    def warm_start(self, source: str) -> None:
+        """Copy the weights of a run; a method that reads Hugging Face folders extends this.
+
+        Raises:
+            CheckpointError: the source is no run, or its weights do not fit.
+        """
+        checkpoint = checkpoint_of(source)
+        if checkpoint is None:
+            raise CheckpointError(f"model.init_from = {source}: is not the folder of a run")
+        load_weights(self, read_weights(checkpoint), source)
 
     def decay_groups(self) -> list[dict]:
         """Return the parameter groups; a method with learning rates by depth overrides this."""

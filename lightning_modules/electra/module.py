@@ -14,6 +14,7 @@ from lightning_modules.core.keyed import keyed_uniform, mix
 from lightning_modules.core.masking import Slots, draw_slots, slot_counts
 from lightning_modules.core.precision import widened
 from lightning_modules.core.terms import LossTerms
+from lightning_modules.core.warm_start import checkpoint_of, load_pretrained
 from lightning_modules.electra import modeling, objective
 
 PLACES, MASKS, SAMPLES = 0, 1, 2  # streams of randomness inside a sequence
@@ -220,6 +221,19 @@ class Electra(Method):
     def flops(self, batch: TextBatch) -> float:
         """Return the operations of one training pass over a micro-batch (see `modeling.training_flops`)."""
         return modeling.step_flops(self.model, batch["lens"], sum(self.slot_counts(batch)))
+
+    def warm_start(self, source: str) -> None:
+        """Start from a run, from what `export` wrote, or from a discriminator (a masked language model for `mlm`)."""
+        if checkpoint_of(source) is not None:
+            super().warm_start(source)
+        elif self.task == "mlm":
+            load_pretrained(self.model.network, source)
+        elif Path(source, "discriminator").is_dir():
+            load_pretrained(self.model.discriminator.network, str(Path(source, "discriminator")))
+            if self.model.generator is not None:
+                load_pretrained(self.model.generator.network, str(Path(source, "generator")))
+        else:
+            load_pretrained(self.model.discriminator.network, source)
 
     def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write `discriminator` and `generator`, or the masked language model itself, as Hugging Face folders."""

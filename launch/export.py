@@ -1,0 +1,84 @@
+"""`launch export RUN --out FOLDER`: a checkpoint of any strategy becomes Hugging Face folders, without an engine."""
+
+import argparse
+import os
+import shutil
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from launch.config.errors import ConfigError
+
+
+def main(words: list[str]) -> int:
+    """Export one checkpoint of a run; the exit code is 0 when the folder was written and read back."""
+    given = parse(words)
+    run, out = Path(given.run), Path(given.out)
+    if not (run / "config.yaml").is_file():
+        raise ConfigError(f"{run}: is not the folder of a run (it holds no config.yaml)")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out}: exists; give another folder")
+    from lightning_modules.core.checkpoint.errors import CheckpointError
+
+    try:
+        print(*export(run, out, given.step), sep="\n")
+    except CheckpointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m launch export", description=__doc__)
+    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to write; must not exist, or be empty")
+    parser.add_argument("--step", metavar="N", help="step of the checkpoint, or best; by default the newest")
+    return parser.parse_args(words)
+
+
+def export(run: Path, out: Path, step: str | None) -> list[str]:
+    """Write the folder beside its place, move it there when it is whole, and return what to tell the user.
+
+    Raises:
+        ConfigError, CheckpointError: the run or its checkpoint cannot be used.
+    """
+    from transformers.utils import logging
+
+    from datamodules.core.wordpiece import load
+    from launch.checkpoints import choose
+    from lightning_modules.core.checkpoint.reader import read_weights
+    from lightning_modules.core.warm_start import load_weights
+
+    logging.disable_progress_bar()
+    checkpoint = choose(run / "checkpoints", step)
+    if checkpoint is None:
+        raise ConfigError(f"{run}: holds no checkpoint yet")
+    if not (run / "tokenizer").is_dir():
+        raise ConfigError(f"{run / 'tokenizer'}: is missing; the run keeps its tokenizer there")
+    tokenizer = load(run / "tokenizer")
+    module = build(run, tokenizer)
+    load_weights(module, read_weights(checkpoint), str(checkpoint))
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        module.eval().export(part, tokenizer)
+        if out.exists():
+            out.rmdir()
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    folders = sorted(path.parent for path in out.rglob("config.json"))
+    lines = [f"exported {checkpoint.name} of {run}; every tensor was read back and compared"]
+    return lines + [f'  AutoModel.from_pretrained("{folder}")' for folder in folders]
+
+
+def build(run: Path, tokenizer: object) -> object:
+    """Build the method of a run, untrained, from the run's own configuration."""
+    from launch.config import resolve
+
+    resolved = resolve(["--config", str(run / "config.yaml")])
+    module_name, _, class_name = resolved.parts.paths[("model",)].rpartition(".")
+    options = {name: value for name, value in resolved.values["model"].items() if name != "class"}
+    method = getattr(import_module(module_name), class_name)(**options)
+    method.build(tokenizer, resolved.get("data.sequence_length"))
+    return method

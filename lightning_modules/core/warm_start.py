@@ -1,0 +1,66 @@
+"""Starting from weights that exist: a run of ours, a Hugging Face folder, or a hub name. Weights only."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.verify import newest_complete
+
+
+def checkpoint_of(source: str) -> Path | None:
+    """Return the checkpoint that a run folder or a checkpoint folder stands for; None if the source is neither.
+
+    Raises:
+        CheckpointError: a run folder without a complete checkpoint.
+    """
+    folder = Path(source)
+    if (folder / "manifest.json").is_file():
+        return folder
+    if not (folder / "checkpoints").is_dir():
+        return None
+    newest = newest_complete(folder / "checkpoints")
+    if newest is None:
+        raise CheckpointError(f"{folder / 'checkpoints'}: holds no complete checkpoint")
+    return newest
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Copy weights by name into a module; tied parameters go by their first name.
+
+    Raises:
+        CheckpointError: naming a parameter that is missing, unknown, or of another shape.
+    """
+    targets = dict(module.named_parameters()) | dict(module.named_buffers())
+    targets = {name: tensor for name, tensor in targets.items() if name in weights or isinstance(tensor, nn.Parameter)}
+    for names, complaint in ((targets.keys() - weights.keys(), "lacks"), (weights.keys() - targets.keys(), "also has")):
+        if names:
+            raise CheckpointError(
+                f"{source}: {complaint} {sorted(names)[0]} ({len(names)} names differ); build the model "
+                "with the options it was trained with"
+            )
+    with torch.no_grad():
+        for name, target in targets.items():
+            if target.shape != weights[name].shape:
+                found, wanted = list(weights[name].shape), list(target.shape)
+                raise CheckpointError(f"{source}: {name} has shape {found}, the model built here has {wanted}")
+            target.copy_(weights[name])
+
+
+def load_pretrained(network: PreTrainedModel, source: str) -> None:
+    """Copy the weights of a Hugging Face folder or hub name into a network of the same class.
+
+    Raises:
+        CheckpointError: the source is not there, or its sizes differ from the network's.
+    """
+    try:
+        found = type(network).from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"model.init_from = {source}: no run, folder or hub model can be read: {reason}"
+        ) from error
+    load_weights(network, dict(found.named_parameters()), source)
