@@ -9,6 +9,7 @@ from lightning.pytorch.overrides.distributed import prepare_for_backward
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch.nn.parallel import DistributedDataParallel
 
+from launch.config.errors import ConfigError
 from lightning_modules.core.checkpoint.strategy import SlicedCheckpoint
 
 # newer versions of torch renamed the option that sends rank 0's buffers around before every forward
@@ -25,6 +26,19 @@ class SlicedSingle(SlicedCheckpoint, SingleDeviceStrategy):
     def root_device(self) -> torch.device:
         """The device of the model."""
         return self.parallel_devices[0] if self.parallel_devices else self._root_device
+
+    def setup_environment(self) -> None:
+        """Refuse to leave devices idle.
+
+        Raises:
+            ConfigError: the trainer was given more than one device.
+        """
+        if self.parallel_devices and len(self.parallel_devices) > 1:
+            count = len(self.parallel_devices)
+            raise ConfigError(
+                f"trainer.devices: strategy single uses one of {count} devices; set devices: 1 or use ddp"
+            )
+        super().setup_environment()
 
 
 class SlicedDDP(SlicedCheckpoint, DDPStrategy):

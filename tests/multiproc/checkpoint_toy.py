@@ -4,6 +4,7 @@ Processes come from a fork server that has imported torch already, so a run of t
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -12,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,9 +46,12 @@ class Run:
     optimizer: str = "AdamW"
     fixed_buckets: bool = True
     stop_at: int | None = None  # asks for an orderly stop in this step
-    kill: tuple[str, int] | None = None  # (point of `publish.reached`, how many times it is passed before) or a step
+    kill: tuple[str, int] | None = None  # (point of `publish.reached`, saves before) or ("step", completed steps)
     kill_rank: int = 0
+    raises: bool = False  # raise an error at that point instead
+    batches: int | None = None  # the data end after so many
     resume: Path | None = None
+    task: str = "fit"
 
     @property
     def checkpoints(self) -> Path:
@@ -59,7 +63,7 @@ class Toy(pl.LightningModule):
         super().__init__()
         self.run = run
         self.automatic_optimization = False
-        torch.manual_seed(5)
+        torch.manual_seed(5 if run.task == "fit" else 6)
         self.embed = nn.Embedding(VOCABULARY, run.width)
         self.norm = nn.LayerNorm(run.width)
         self.mix = nn.Linear(run.width, run.width)
@@ -109,7 +113,7 @@ class Batches(IterableDataset):
 
     def __iter__(self) -> Iterator[Tensor]:
         step, rows = self.trainer.global_step, ROWS // self.trainer.world_size
-        while True:
+        while step != self.trainer.lightning_module.run.batches:
             generator = torch.Generator().manual_seed(1000 + step)
             tokens_BL = torch.randint(VOCABULARY, (ROWS, LENGTH), generator=generator)
             yield tokens_BL[self.trainer.global_rank * rows :][:rows]
@@ -130,11 +134,13 @@ class Validation(pl.Callback):
 class Killer(pl.Callback):
     """Ends the process between two steps."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, raises: bool) -> None:
+        self.step, self.raises = step, raises
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
         if trainer.global_step == self.step:
+            if self.raises:
+                raise RuntimeError("the data are at fault")
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -164,27 +170,30 @@ def trainer_of(run: Run) -> pl.Trainer:
     if run.checkpoint.get("keep_best") is not None:
         callbacks.append(Validation(every_n_steps=4))
     if run.kill is not None and run.kill[0] == "step":
-        callbacks.append(Killer(run.kill[1]))
+        callbacks.append(Killer(run.kill[1], run.raises))
     return pl.Trainer(
         accelerator="cpu",
         devices=run.world_size,
         strategy=single() if run.world_size == 1 else ddp("gloo", timeout_seconds=60),
         max_steps=run.max_steps,
+        max_epochs=None if run.batches is None else 1,
         callbacks=callbacks,
         logger=Lines(run.folder / "lines.jsonl"),
         default_root_dir=run.folder,
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        limit_val_batches=0,
+        limit_val_batches=0 if run.task == "fit" else 1,
+        limit_test_batches=1,
         log_every_n_steps=1,
     )
 
 
-def fit(run: Run) -> tuple[pl.Trainer, Toy]:
+def launch(run: Run) -> tuple[pl.Trainer, Toy]:
     trainer, toy = trainer_of(run), Toy(run)
     loader = DataLoader(Batches(trainer), batch_size=None)
-    trainer.fit(toy, loader, ckpt_path=None if run.resume is None else str(run.resume))
+    path = None if run.resume is None else str(run.resume)
+    getattr(trainer, run.task)(toy, loader, ckpt_path=path)
     return trainer, toy
 
 
@@ -214,27 +223,32 @@ def run_rank(run: Run, rank: int, port: int) -> None:
     if run.world_size > 1:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
     if not run.fixed_buckets:
-        import launch.strategies
+        from launch import strategies
 
-        launch.strategies.fix_bucket_order = lambda model: None
+        strategies.fix_bucket_order = lambda model: None
     if run.kill is not None and rank == run.kill_rank:
-        publish.reached = _killing(*run.kill)
-    trainer, toy = fit(run)
-    if rank == run.world_size - 1:
+        publish.reached = _ending(*run.kill, run.raises)
+    trainer, toy = launch(run)
+    if run.task != "fit":
+        (run.folder / f"{run.task}_{rank}.json").write_text(json.dumps(trainer.callback_metrics["weight_sum"].item()))
+    elif rank == run.world_size - 1:
         (run.folder / "final.json").write_text(json.dumps(state_of(trainer, toy)))
-    if rank == 0:
-        torch.save({name: p.detach() for name, p in toy.named_parameters()}, run.folder / "weights.pt")
+        torch.save(toy.state_dict(), run.folder / "weights.pt")
 
 
-def _killing(point: str, count: int):
-    passed = 0
+def _ending(point: str, saves_before: int, raises: bool) -> Callable[[str], None]:
+    """Make a `publish.reached` that ends the process at a point of one save; inside a file, at its third write."""
+    saves, passes = 0, 0
 
     def reached(name: str) -> None:
-        nonlocal passed
-        if name == point:
-            passed += 1
-            if passed == count + 1:
+        nonlocal saves, passes
+        if name == point and saves == saves_before:
+            passes += 1
+            if passes == (3 if point == "write" else 1):
+                if raises:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
                 os.kill(os.getpid(), signal.SIGKILL)
+        saves += name in ("end", "marker")
 
     return reached
 
@@ -277,4 +291,4 @@ def output(run: Run) -> str:
     return "".join(path.read_text() for path in sorted(run.folder.glob("out_*.txt")))
 
 
-__all__ = ["KeepBest", "Run", "fit", "output", "result", "resume", "start", "step_folder"]
+__all__ = ["KeepBest", "Run", "output", "result", "resume", "start", "step_folder"]

@@ -44,12 +44,12 @@ class HashedFile:
         """Write all of `data`."""
         try:
             self.file.write(data)
+            reached("write")
         except OSError as error:
             self.error = error  # torch.save reports a failed write as its own error, without the reason
             raise
         self.digest.update(data)
         self.size += len(data)
-        reached("write")
         return len(data)
 
     def flush(self) -> None:
@@ -72,7 +72,8 @@ def write_file(path: Path, payload: Any) -> dict[str, Any]:
             os.fsync(file.file.fileno())
     except (OSError, RuntimeError) as error:
         cause = (file.error if file is not None else None) or error
-        raise CheckpointError(f"{path}: could not be written ({getattr(cause, 'strerror', None) or cause})") from error
+        reason = getattr(cause, "strerror", None) or str(cause).partition("\n")[0]
+        raise CheckpointError(f"{path}: could not be written ({reason})") from error
     return {"size": file.size, "sha256": file.digest.hexdigest()}
 
 

@@ -1,0 +1,172 @@
+"""Files of a checkpoint: what is whole, what is refused, what is read."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_modules.core.checkpoint import publish
+from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.publish import Save, begin, discard_leftovers, remove, write_file
+from lightning_modules.core.checkpoint.reader import Reader, read_weights
+from lightning_modules.core.checkpoint.verify import complete_steps, newest_complete, seal, step_folder, verify
+
+WEIGHT = torch.arange(15.0).reshape(3, 5)
+STEP = torch.tensor(7.0)
+
+
+def piece(start: int, stop: int, key_count: int = 2) -> dict:
+    tensors = {"param": WEIGHT.view(-1)[start:stop].clone(), "exp_avg": -WEIGHT.view(-1)[start:stop]}
+    tensors = dict(list(tensors.items())[:key_count])
+    return {"start": start, "shape": [3, 5], "scalars": {"step": STEP}, "tensors": tensors}
+
+
+def save(checkpoints: Path, step: int, shards: list[dict]) -> Path:
+    final = step_folder(checkpoints, step)
+    temp = begin(final)
+    assert temp is not None
+    for rank in reversed(range(len(shards))):
+        part = Save(final, temp, rank, len(shards))
+        part.shard, part.whole = shards[rank], {"buffers": {"seen": torch.tensor([float(step)])}}
+        part.facts = {"step": step, "strategy": "test", "skipped_steps": []}
+        part.thread.start()
+        part.thread.join()
+        assert part.error is None
+    return final
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Path:
+    for step in (1, 2):
+        save(tmp_path, step, [{"w": piece(0, 8)}, {"w": piece(8, 15)}])
+    return tmp_path
+
+
+def reseal(folder: Path, name: str) -> None:
+    """Do what a forger would do: make the manifest fit the changed file."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    facts = write_file(folder / "scratch", None)  # only for its shape
+    data = (folder / name).read_bytes()
+    manifest["files"][name] = {**facts, "size": len(data), "sha256": publish.hashlib.sha256(data).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": seal(manifest)}))
+
+
+class Bomb:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("/tmp/this_must_never_exist",)
+
+
+def carry_code(folder: Path) -> None:
+    torch.save({"w": Bomb()}, folder / "shard_00001.pt")
+    reseal(folder, "shard_00001.pt")
+
+
+def bare_pickle(folder: Path) -> None:
+    (folder / "trainer.pt").write_bytes(pickle.dumps(Bomb()))
+    reseal(folder, "trainer.pt")
+
+
+def overwrite(name: str, data: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+DAMAGES = {
+    "trainer.pt: is missing": lambda folder: (folder / "trainer.pt").unlink(),
+    "shard_00000.pt: has 5 bytes": overwrite("shard_00000.pt", b"short"),
+    "manifest.json: No such file": lambda folder: (folder / "manifest.json").unlink(),
+    "manifest.json: is not JSON": overwrite("manifest.json", b"{half"),
+    "manifest.json: was changed after": overwrite("manifest.json", b'{"step": 3}'),
+    "shard_00001.pt: refused, it carries code": carry_code,
+    "trainer.pt: cannot be read": bare_pickle,
+}
+
+
+@pytest.mark.parametrize(("complaint", "damage"), DAMAGES.items())
+def test_damage_is_named_and_passed_over(
+    checkpoints: Path, complaint: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    newest, older = step_folder(checkpoints, 2), step_folder(checkpoints, 1)
+    assert newest_complete(checkpoints) == newest
+    damage(newest)
+    with pytest.raises(CheckpointError, match=complaint) as caught:
+        verify(newest)
+    assert str(newest) in str(caught.value) and "\n" not in str(caught.value)
+    assert newest_complete(checkpoints) == older
+    assert complaint in caplog.text
+    assert not Path("/tmp/this_must_never_exist").exists()
+
+
+def test_shares_of_the_ranks_cover_all_files(checkpoints: Path) -> None:
+    folder = step_folder(checkpoints, 2)
+    for name in ("shard_00000.pt", "shard_00001.pt", "trainer.pt"):
+        good = (folder / name).read_bytes()
+        (folder / name).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        faults = 0
+        for rank in range(2):
+            try:
+                verify(folder, rank, 2)
+            except CheckpointError as error:
+                faults += name in str(error)
+        assert faults == 1
+        (folder / name).write_bytes(good)
+
+
+def test_reads_any_range_and_refuses_a_gap(tmp_path: Path) -> None:
+    whole = save(tmp_path, 1, [{"w": piece(0, 6)}, {"w": piece(6, 11)}, {"w": piece(11, 15)}])
+    for start in range(15):
+        for stop in range(start, 16):
+            target = torch.full((stop - start,), torch.nan)
+            Reader(whole, 3).read_into("w", "exp_avg", start, target)
+            assert torch.equal(target, -WEIGHT.view(-1)[start:stop])
+    gap = Reader(save(tmp_path, 2, [{"w": piece(0, 6)}, {"w": piece(8, 15)}]), 2)
+    gap.read_into("w", "param", 8, torch.empty(7))
+    with pytest.raises(CheckpointError, match="param of w is in no shard from element 6 on"):
+        gap.read_into("w", "param", 0, torch.empty(15))
+    with pytest.raises(CheckpointError, match="in no shard from element 15 on"):
+        gap.read_into("w", "param", 8, torch.empty(8))
+    partial = Reader(save(tmp_path, 3, [{"w": piece(0, 8)}, {"w": piece(8, 15, key_count=1)}]), 2)
+    with pytest.raises(CheckpointError, match=r"shard_00001.pt: holds no exp_avg for w"):
+        partial.read_into("w", "exp_avg", 0, torch.empty(15))
+
+
+def test_names_and_shapes_must_match(checkpoints: Path) -> None:
+    reader = Reader(step_folder(checkpoints, 1), 2)
+    reader.match({"w": [3, 5]})
+    with pytest.raises(CheckpointError, match="the checkpoint lacks v"):
+        reader.match({"w": [3, 5], "v": [1]})
+    with pytest.raises(CheckpointError, match="the model lacks w"):
+        reader.match({})
+    with pytest.raises(CheckpointError, match=r"w has shape \[3, 5\], in the model it is \[5, 3\]"):
+        reader.match({"w": [5, 3]})
+
+
+def test_read_weights(checkpoints: Path) -> None:
+    weights: dict[str, Tensor] = read_weights(step_folder(checkpoints, 2))
+    assert sorted(weights) == ["seen", "w"]
+    assert torch.equal(weights["w"], WEIGHT) and weights["seen"].item() == 2.0
+
+
+def test_a_whole_step_is_not_saved_again_and_a_damaged_one_is(checkpoints: Path) -> None:
+    folder = step_folder(checkpoints, 2)
+    assert begin(folder) is None
+    (folder / "trainer.pt").write_bytes(b"")
+    save(checkpoints, 2, [{"w": piece(0, 15)}])
+    assert verify(folder)["world_size"] == 1
+
+
+def test_leftovers_go_and_steps_stay(checkpoints: Path) -> None:
+    temp = begin(step_folder(checkpoints, 3))
+    assert temp is not None
+    (temp / "shard_00000.pt").write_bytes(b"half")
+    (checkpoints / ".best.1-1.tmp").symlink_to("step_00000001")
+    assert complete_steps(checkpoints) == [1, 2] and newest_complete(checkpoints) == step_folder(checkpoints, 2)
+    discard_leftovers(checkpoints)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step_00000001", "step_00000002"]
+    remove(step_folder(checkpoints, 2))
+    assert [path.name for path in checkpoints.iterdir()] == ["step_00000001"]
+    assert newest_complete(checkpoints / "nowhere") is None
