@@ -1,9 +1,8 @@
 """Text for pre-training: from a file, a folder, the hub or the embedded corpus to flat batches."""
 
 import os
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from lightning import LightningDataModule
@@ -11,20 +10,18 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from datamodules.core import wordpiece
-from datamodules.core.corpus import Corpus, Plan, digest, text_description
+from datamodules.core.corpus import Corpus, digest
 from datamodules.core.errors import DataError
 from datamodules.core.loader import Batching, Evaluation, FromStep, Steps, loader
 from datamodules.core.packing import ExampleSource, Rows, Windows
-from datamodules.core.publishing import alone
-from datamodules.core.sources import EMBEDDED, Source, locate
-from datamodules.core.tokenization import Recipe
+from datamodules.core.preparation import Places, Preparation, cache_folder
 from datamodules.core.wordpiece import TokenizerOptions
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
     from transformers import PreTrainedTokenizerFast
 
-SHORTEST_SEQUENCE = 8
+    from datamodules.core.streaming import Stream
 
 
 class TextCorpus(LightningDataModule):
@@ -73,101 +70,43 @@ class TextCorpus(LightningDataModule):
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
-        self.options = tokenizer
+        self.preparation = Preparation(
+            tokenizer=tokenizer,
+            sources={"train": source, "val": validation_source, "test": test_source},
+            reading={"text_field": text_field, "bounds": documents, "skip_bad": on_bad_record == "skip"},
+            validation_fraction=validation_fraction,
+            streaming=streaming,
+            recipe={"examples": examples, "sentences": sentences, "sequence_length": sequence_length},
+            num_processes=num_prepare_processes or len(os.sched_getaffinity(0)),
+            cache=cache_folder(cache_dir),
+        )
+        self.preparation.check()
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
-        self.sources = {"train": source, "val": validation_source, "test": test_source}
-        self.reading = {"text_field": text_field, "bounds": documents, "skip_bad": on_bad_record == "skip"}
-        self.streaming, self.sequence_length, self.examples = streaming, sequence_length, examples
-        self.sentences, self.length_grouping_steps = sentences, length_grouping_steps
-        self.validation_fraction, self.num_workers = validation_fraction, num_workers
-        self.num_prepare_processes = num_prepare_processes or len(os.sched_getaffinity(0))
-        self.cache = cache_folder(cache_dir)
+        self.sequence_length, self.examples = sequence_length, examples
+        self.length_grouping_steps, self.num_workers = length_grouping_steps, num_workers
         self.seed = 0
         self.tokenizer: PreTrainedTokenizerFast | None = None
         self.places: Places | None = None
         self.corpora: dict[str, Corpus] = {}
-        check_tokenizer(tokenizer)
+        self.stream: Stream | None = None
+        self.stream_states: dict[str, Any] | None = None
 
     def prepare_data(self) -> None:
         """Trains the tokenizer and tokenises the corpora that are not there yet; Lightning calls it on one rank."""
-        self.prepare()
-
-    def prepare(self, part: int = 1, num_parts: int = 1) -> list[str]:
-        """Prepares all corpora, or of each the shards of one part, and returns a line about each.
-
-        Raises:
-            DataError: the source, a record or the tokenizer is no good; or a part comes before the tokenizer.
-        """
-        lines = []
-        tokenizer = self.make_tokenizer(may_train=num_parts == 1)
-        plans = self.plans(tokenizer)
-        for split, plan in plans.items():
-            if num_parts == 1:
-                plan.make(self.num_prepare_processes)
-                lines.append(f"{split}: complete in {plan.folder}")
-            else:
-                there, count = plan.make_part(self.num_prepare_processes, part, num_parts)
-                state = "complete" if there == count else f"{there} of {count} shards"
-                lines.append(f"{split}: {state} in {plan.folder}")
-        self.places = Places(str(tokenizer), {split: str(plan.folder) for split, plan in plans.items()})
-        return lines
+        self.places = self.preparation.make(self.seed)
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the tokenizer and the corpora, on every rank those that rank 0 has made."""
         if self.places is None and self.rank == 0:
-            self.prepare()
+            self.prepare_data()
         if self.world_size > 1:
             self.places = self.trainer.strategy.broadcast(self.places)
         self.tokenizer = wordpiece.load(self.places.tokenizer)
         self.corpora = {split: Corpus(Path(folder)) for split, folder in self.places.corpora.items()}
         if stage == "fit" and self.rank == 0 and self.trainer is not None:
             wordpiece.copy_into_run(self.tokenizer, Path(self.trainer.default_root_dir))
-        self.note_small()
-
-    def make_tokenizer(self, may_train: bool = True) -> str | Path:
-        """Returns the name or folder of the tokenizer, trained if it is to be and has not been.
-
-        Raises:
-            DataError: it would have to be trained, and may not.
-        """
-        if self.options.name is not None:
-            return self.options.name
-        source = self.source("train")
-        folder = self.cache / "tokenizers" / digest([text_description(source, self.cache), asdict(self.options.train)])
-        if not folder.is_dir():
-            if not may_train:
-                raise DataError(f"{folder}: the trained tokenizer is not there yet; a part uses one that exists")
-            with alone(folder, f"the tokenizer in {folder}"):
-                if not folder.is_dir():
-                    wordpiece.train(source, self.options.train, folder)
-        return folder
-
-    def source(self, split: str) -> Source | None:
-        """Finds the text of a split; None when there is none."""
-        name, share = self.sources[split], (0.0, 1.0)
-        held_out = self.sources["val"] is None and self.sources["train"] != EMBEDDED and self.validation_fraction > 0
-        if name is None and (self.sources["train"] == EMBEDDED or (split == "val" and held_out)):
-            name = self.sources["train"]
-        if held_out and split != "test":
-            bound = self.validation_fraction
-            share = (0.0, bound) if split == "val" else (bound, 1.0)
-        return None if name is None else Source(locate(name, split), **self.reading, share=share)
-
-    def plans(self, tokenizer: str | Path) -> dict[str, Plan]:
-        """Says for every split that has text which corpus is to be made."""
-        opened = wordpiece.load(str(tokenizer))
-        recipe = Recipe(
-            self.examples,
-            self.sentences,
-            self.sequence_length,
-            self.seed,
-            len(opened),
-            opened.cls_token_id,
-            opened.sep_token_id,
-        )
-        text = opened.backend_tokenizer.to_str()
-        sources = {split: source for split in self.sources if (source := self.source(split)) is not None}
-        return {split: Plan(split, source, recipe, text, self.cache) for split, source in sources.items()}
+        if not self.preparation.streaming:
+            self.note_small()
 
     @property
     def rank(self) -> int:
@@ -188,16 +127,18 @@ class TextCorpus(LightningDataModule):
     def fingerprint(self) -> str:
         """A hash of what decides the training data besides seed, batch and sequence length."""
         grouping = [self.length_grouping_steps, self.micro_batch_size] if self.length_grouping_steps else []
-        return digest([Path(self.places.corpora["train"]).name, self.examples, grouping])
+        return digest([self.places.fingerprint, self.examples, grouping])
 
     def describe(self) -> list[str]:
         """Lines about the data for the start of a run."""
-        trained = "" if self.options.name else " (trained)"
+        trained = "" if self.preparation.tokenizer.name else " (trained)"
         lines = [f"tokenizer: {self.places.tokenizer}{trained}, {self.vocab_size:,} tokens"]
+        if self.preparation.streaming:
+            lines.append(f"train: streamed from {self.preparation.sources['train']}, windows of {self.sequence_length}")
         for split, corpus in self.corpora.items():
-            known = corpus.manifest
-            line = f"{split}: {len(self.example_source(split)):,} examples ({self.examples}), "
-            lines.append(line + f"{known['tokens']:,} tokens, {known['documents']:,} documents")
+            known, count = corpus.manifest, len(self.example_source(split))
+            sizes = f"{known['tokens']:,} tokens, {known['documents']:,} documents"
+            lines.append(f"{split}: {count:,} examples ({self.examples}), {sizes}")
             if known["skipped"]:
                 lines.append(f"{split}: {known['skipped']:,} bad records left out, the first: {known['messages'][0]}")
         return lines
@@ -209,7 +150,7 @@ class TextCorpus(LightningDataModule):
             DataError: the split has no text.
         """
         if split not in self.corpora:
-            key = {"val": "validation_source", "test": "test_source"}[split]
+            key = {"train": "source", "val": "validation_source", "test": "test_source"}[split]
             raise DataError(f"data.{key} = null: there is no text for {split}; name a source")
         if self.examples != "packed":
             return Rows(self.corpora[split])
@@ -221,8 +162,8 @@ class TextCorpus(LightningDataModule):
         count = len(self.example_source("train"))
         if count < self.global_batch_size:
             rank_zero_warn(
-                f"data.source = {self.sources['train']!r}: {count} examples are fewer than one global batch of "
-                f"{self.global_batch_size}, so examples repeat inside a step"
+                f"data.source = {self.preparation.sources['train']!r}: {count} examples are fewer than one global "
+                f"batch of {self.global_batch_size}, so examples repeat inside a step"
             )
 
     def is_special(self) -> NDArray[np.bool_]:
@@ -238,6 +179,8 @@ class TextCorpus(LightningDataModule):
 
     def train_dataloader(self) -> "DataLoader":
         """Yields this rank's share of every step from the one at which the trainer stands."""
+        if self.preparation.streaming:
+            return self.streaming_loader()
         steps = Steps(
             self.example_source("train"), self.batching(), self.seed, self.is_special(), self.length_grouping_steps
         )
@@ -259,23 +202,25 @@ class TextCorpus(LightningDataModule):
         """Loads a split in its own order."""
         return loader(Evaluation(self.example_source(split), self.batching(), self.is_special()), self.num_workers)
 
+    def streaming_loader(self) -> "DataLoader":
+        """Streams this rank's share, from where the checkpoint says that it stood."""
+        from datamodules.core.streaming import Stream, own_state
 
-class Places(NamedTuple):
-    """Where tokenizer and corpora are, as rank 0 tells the others."""
+        recipe = self.preparation.recipe_for(self.tokenizer, self.seed)
+        text = self.tokenizer.backend_tokenizer.to_str()
+        self.stream = Stream(
+            self.preparation.streamed(), text, recipe, self.batching(), self.is_special(), self.rank, self.world_size
+        )
+        if self.stream_states is not None:
+            self.stream.state = own_state(self.stream_states, self.rank, self.world_size)
+        return loader(self.stream, num_workers=0)
 
-    tokenizer: str
-    corpora: dict[str, str]
+    def state_dict(self) -> dict[str, Any]:
+        """Returns nothing, or when streaming where every rank stands; all ranks must call it."""
+        from datamodules.core.streaming import gathered
 
+        return gathered(self.stream.state_at(self.first_step())) if self.stream is not None else {}
 
-def cache_folder(given: str | None) -> Path:
-    """Chooses the cache folder: the given one, or tokamak under XDG_CACHE_HOME or ~/.cache."""
-    if given is not None:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tokamak"
-
-
-def check_tokenizer(options: TokenizerOptions) -> None:
-    """Refuses options that name no tokenizer, or two."""
-    if (options.name is None) == (options.train is None):
-        state = "neither is given" if options.name is None else "both are given"
-        raise DataError(f"data.tokenizer: needs one of name and train, and {state}; e.g. train: {{vocab_size: 8192}}")
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps the state for the stream that is opened next."""
+        self.stream_states = state_dict or None

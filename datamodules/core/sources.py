@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,10 +119,16 @@ def locate(name: str, split: str) -> tuple[Path, ...]:
         if not found:
             raise DataError(f"{name}: no file matches this pattern (seen from {Path.cwd()}); correct it or its folder")
         return tuple(map(readable, found))
-    match = HUB_NAME.fullmatch(name)
-    if match is None or format_of(path):
+    if not is_hub_name(name):
         raise DataError(f"{name}: no such file (seen from {Path.cwd()}); correct the path")
-    return hub_files(name, **match.groupdict())
+    return hub_files(name, **HUB_NAME.fullmatch(name).groupdict())
+
+
+def is_hub_name(name: str) -> bool:
+    """Says whether a source is neither embedded nor local, and is written like a dataset of the hub."""
+    path = Path(name).expanduser()
+    local = name == EMBEDDED or path.exists() or glob.has_magic(name) or format_of(path) is not None
+    return not local and HUB_NAME.fullmatch(name) is not None
 
 
 def files_of_folder(folder: Path) -> tuple[Path, ...]:
@@ -145,6 +152,7 @@ def readable(path: Path) -> Path:
     return path
 
 
+@lru_cache  # asked for several times, and each time goes to the network
 def hub_files(name: str, path: str, config: str | None, split: str | None) -> tuple[Path, ...]:
     """Downloads one split of a dataset through `datasets`, which leaves Arrow files in its cache."""
     from datasets import load_dataset

@@ -130,15 +130,21 @@ def make_in_worker(task: tuple[int, Piece]) -> None:
     WORKER.make(*task)
 
 
+def for_text(tokenizer_json: str) -> Tokenizer:
+    """Opens a tokenizer for plain text: "[MASK]" in it is characters, not the token; nothing is cut or padded."""
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 class Worker:
     """Makes shards of one corpus."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.tokenizer = Tokenizer.from_str(job.tokenizer_json)
-        self.tokenizer.encode_special_tokens = True  # "[MASK]" in a text is five characters, not the special token
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+        self.tokenizer = for_text(job.tokenizer_json)
 
     def make(self, number: int, piece: Piece) -> None:
         """Writes one shard and its counts."""

@@ -1,0 +1,155 @@
+"""From options to a tokenizer and tokenised corpora in the cache folder: what happens before training."""
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from datamodules.core import wordpiece
+from datamodules.core.corpus import Plan, digest, text_description
+from datamodules.core.errors import DataError
+from datamodules.core.publishing import alone
+from datamodules.core.sources import EMBEDDED, Source, is_hub_name, locate
+from datamodules.core.tokenization import Recipe
+from datamodules.core.wordpiece import TokenizerOptions
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+    from transformers import PreTrainedTokenizerFast
+
+SHORTEST_SEQUENCE = 8
+
+
+class Places(NamedTuple):
+    """Where tokenizer and corpora are, as rank 0 tells the others, and the fingerprint of the training text."""
+
+    tokenizer: str
+    corpora: dict[str, str]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is to be prepared: the options of TextCorpus that matter for it.
+
+    `sources` names the text of train, val and test; `reading` and `recipe` hold the options of Source and Recipe.
+    """
+
+    tokenizer: TokenizerOptions
+    sources: dict[str, str | None]
+    reading: dict[str, Any]
+    validation_fraction: float
+    streaming: bool
+    recipe: dict[str, Any]
+    num_processes: int
+    cache: Path
+
+    def check(self) -> None:
+        """Refuses options that contradict each other.
+
+        Raises:
+            DataError: the key, its value, the rule.
+        """
+        name, train = self.tokenizer.name, self.tokenizer.train
+        if (name is None) == (train is None):
+            state = "neither is given" if name is None else "both are given"
+            raise DataError(f"data.tokenizer: needs one of name and train, {state}; e.g. train: {{vocab_size: 8192}}")
+        length = self.recipe["sequence_length"]
+        if length < SHORTEST_SEQUENCE:
+            raise DataError(f"data.sequence_length = {length}: must be at least {SHORTEST_SEQUENCE}")
+        if not 0 <= self.validation_fraction < 1:
+            raise DataError(f"data.validation_fraction = {self.validation_fraction}: must be from 0 to below 1")
+        if self.streaming and self.recipe["examples"] != "packed":
+            raise DataError(f"data.examples = {self.recipe['examples']!r}: data.streaming makes packed examples only")
+
+    def make(self, seed: int) -> Places:
+        """Makes what is not there yet: the tokenizer, and a corpus for every split that has text.
+
+        Raises:
+            DataError: the source, a record or the tokenizer is no good.
+        """
+        tokenizer = self.make_tokenizer()
+        plans = self.plans(str(tokenizer), seed)
+        for plan in plans.values():
+            plan.make(self.num_processes)
+        return Places(
+            str(tokenizer),
+            {split: str(plan.folder) for split, plan in plans.items()},
+            plans["train"].fingerprint if "train" in plans else digest([self.sources["train"], str(tokenizer)]),
+        )
+
+    def make_part(self, seed: int, part: int, num_parts: int) -> dict[str, tuple[int, int]]:
+        """Makes every num_parts-th shard of each corpus, from the part-th; returns how many of how many are there.
+
+        Raises:
+            DataError: the source or a record is no good, or the tokenizer is not there yet.
+        """
+        folder = self.trained_folder()
+        if folder is not None and not folder.is_dir():
+            raise DataError(f"{folder}: the tokenizer has not been trained yet, and a part uses one that exists")
+        plans = self.plans(str(folder or self.tokenizer.name), seed)
+        return {split: plan.make_part(self.num_processes, part, num_parts) for split, plan in plans.items()}
+
+    def trained_folder(self) -> Path | None:
+        """Says where the trained tokenizer belongs; None when one is given by name."""
+        if self.tokenizer.train is None:
+            return None
+        text = text_description(self.source("train"), self.cache)
+        return self.cache / "tokenizers" / digest([text, asdict(self.tokenizer.train)])
+
+    def make_tokenizer(self) -> str | Path:
+        """Returns the name or folder of the tokenizer, which is trained unless it has been."""
+        folder = self.trained_folder()
+        if folder is None:
+            return self.tokenizer.name
+        if not folder.is_dir():
+            with alone(folder, f"the tokenizer in {folder}"):
+                if not folder.is_dir():
+                    wordpiece.train(self.source("train"), self.tokenizer.train, folder)
+        return folder
+
+    def source(self, split: str) -> Source | None:
+        """Finds the text of a split; None when there is none."""
+        name, train, share = self.sources[split], self.sources["train"], (0.0, 1.0)
+        own_splits = self.streaming or train == EMBEDDED
+        held_out = self.sources["val"] is None and not own_splits and self.validation_fraction > 0
+        if name is None and (train == EMBEDDED or (split == "val" and held_out)):
+            name = train
+        if held_out and split != "test":
+            bound = self.validation_fraction
+            share = (0.0, bound) if split == "val" else (bound, 1.0)
+        return None if name is None else Source(locate(name, split), **self.reading, share=share)
+
+    def plans(self, tokenizer: str, seed: int) -> dict[str, Plan]:
+        """Says for every split that has text, and is not streamed, which corpus is to be made."""
+        opened = wordpiece.load(tokenizer)
+        recipe, text = self.recipe_for(opened, seed), opened.backend_tokenizer.to_str()
+        splits = [split for split in self.sources if not (self.streaming and split == "train")]
+        sources = {split: source for split in splits if (source := self.source(split)) is not None}
+        return {split: Plan(split, source, recipe, text, self.cache) for split, source in sources.items()}
+
+    def recipe_for(self, tokenizer: "PreTrainedTokenizerFast", seed: int) -> Recipe:
+        """Joins the options with the ids of a tokenizer."""
+        return Recipe(
+            **self.recipe,
+            seed=seed,
+            vocab_size=len(tokenizer),
+            cls_id=tokenizer.cls_token_id,
+            sep_id=tokenizer.sep_token_id,
+        )
+
+    def streamed(self) -> "IterableDataset":
+        """Opens the training text as a stream."""
+        from datamodules.core import streaming
+
+        name = self.sources["train"]
+        if is_hub_name(name):
+            return streaming.from_hub(name, self.reading["text_field"])
+        return streaming.from_files(self.source("train"))
+
+
+def cache_folder(given: str | None) -> Path:
+    """Chooses the cache folder: the given one, or tokamak under XDG_CACHE_HOME or ~/.cache."""
+    if given is not None:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tokamak"

@@ -1,0 +1,49 @@
+"""Rules between the options of data, checked before anything is built: (keys, complaint about their values or None)."""
+
+
+def long_enough(length: int) -> str | None:
+    """Two segments and their special tokens need some room."""
+    return None if length >= 8 else "must be at least 8; three tokens of an example are special"
+
+
+def share(fraction: float) -> str | None:
+    """Something must be left to train on."""
+    return None if 0 <= fraction < 1 else "must be from 0 to below 1; 0 holds nothing out"
+
+
+def not_negative(number: int) -> str | None:
+    """Counts of steps and processes have no sign."""
+    return "must be 0 or more" if number < 0 else None
+
+
+def one_tokenizer(name: str | None, vocab_size: int | None) -> str | None:
+    """A tokenizer is named or trained."""
+    return "is given beside data.tokenizer.train; leave one of them out" if name and vocab_size else None
+
+
+def room_for_letters(vocab_size: int | None) -> str | None:
+    """A quarter of a trained vocabulary is kept for single characters."""
+    return "must be at least 100" if vocab_size is not None and vocab_size < 100 else None
+
+
+def streamed(streaming: bool, examples: str, grouping: int, num_workers: int) -> str | None:
+    """A stream has no order to look ahead in, and its state lives in the training process."""
+    if not streaming:
+        return None
+    if examples != "packed":
+        return "makes packed examples only; set data.examples to packed"
+    if grouping:
+        return "cannot group by length; set data.length_grouping_steps to 0"
+    return "reads in the training process; set data.num_workers to 0" if num_workers else None
+
+
+RULES = [
+    (("data.sequence_length",), long_enough),
+    (("data.validation_fraction",), share),
+    (("data.length_grouping_steps",), not_negative),
+    (("data.num_workers",), not_negative),
+    (("data.num_prepare_processes",), not_negative),
+    (("data.tokenizer.name", "data.tokenizer.train.vocab_size"), one_tokenizer),
+    (("data.tokenizer.train.vocab_size",), room_for_letters),
+    (("data.streaming", "data.examples", "data.length_grouping_steps", "data.num_workers"), streamed),
+]
