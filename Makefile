@@ -1,0 +1,41 @@
+# make env    the environment in .venv; does nothing the second time
+# make demo   environment, then ELECTRA on real text: train, test, export
+# make test   environment, then the tests
+# make lint   format and lint checks
+# make gpu    GPU tests and a short bench card, with PYTHON=... (torch >= 2.10 there; no environment is made)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := runs/electra/demo
+
+.PHONY: env demo test lint gpu
+.DEFAULT_GOAL := env
+
+env: $(READY)
+
+# Debian's python3 comes without ensurepip: virtualenv, put into a folder of its own, makes the environment there.
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $(PYTHON) is older than Python 3.10; name another with PYTHON=..."; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null && test -x $(BIN)/pip || { \
+	    rm -rf $(VENV) && $(PYTHON) -m pip install --quiet --target $(VENV).make virtualenv \
+	    && PYTHONPATH=$(VENV).make $(PYTHON) -m virtualenv --quiet $(VENV) && rm -rf $(VENV).make; }
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	@touch $@
+
+demo: env
+	$(BIN)/python -m launch fit --config configs/electra/demo.yaml
+	$(BIN)/python -m launch test --config configs/electra/demo.yaml
+	@test -d $(DEMO)/huggingface || $(BIN)/python -m launch export $(DEMO) --out $(DEMO)/huggingface
+
+test: env
+	@$(BIN)/python -m pytest
+
+lint: env
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+
+gpu:
+	$(PYTHON) -m pytest tests/gpu -rs
+	$(PYTHON) -m launch bench electra --device cuda --out benchmarks/electra/bench_gpu
