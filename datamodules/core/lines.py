@@ -104,7 +104,7 @@ def read_txt(path: Path, start: int, stop: int, records: Records) -> Iterator[st
         yield from joined([line for _, line in text_lines(path, start, stop, records)])
         return
     held_bytes = 0
-    document: list[str] | None = [] if start == 0 else None  # None: still inside a document of the stretch before
+    document: list[str] | None = [] if start == 0 < stop else None  # None: inside a document of the stretch before
     for offset, raw in lines_from(path, start):
         if raw.strip():
             if document is None:

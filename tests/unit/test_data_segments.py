@@ -1,0 +1,109 @@
+"""ELECTRA's two segments against a slow reading of the published rule, and what is drawn against its rates."""
+
+import random
+
+import numpy as np
+import pytest
+
+from datamodules.core.order import Draws
+from datamodules.core.segments import divided, pieces, sentences_of, target_length, two_segments
+
+
+def literal_examples(document: list[list[int]], max_length: int, draws: Draws) -> list[tuple[list[int], list[int]]]:
+    """The rule in prose, token by token: collect sentences up to the target, then deal them to A and B."""
+    examples = []
+    waiting = list(document)
+    while any(waiting):
+        target = max_length
+        if draws.uniform() < 0.05:
+            chance = draws.uniform()
+            target = next(t for t in range(5, max_length + 1) if chance < (t - 4) / (max_length - 4))
+        taken: list[list[int]] = []
+        while waiting and sum(map(len, taken)) < target:
+            taken.append(waiting.pop(0))
+        one_segment = draws.uniform() < 0.1
+        aim = float("inf") if one_segment else (target - 3) // 2
+        a: list[int] = []
+        b: list[int] = []
+        for sentence in taken:
+            joins_a = len(a) == 0 or len(a) + len(sentence) < aim
+            if not joins_a and not b and len(a) < aim:
+                joins_a = draws.uniform() < 0.5
+            (a if joins_a else b).extend(sentence)
+        while len(a) + 2 > max_length:
+            a.pop()
+        while b and len(a) + len(b) + 3 > max_length:
+            b.pop()
+        examples.append((a, b))
+    return examples
+
+
+def some_document(source: random.Random) -> list[list[int]]:
+    lengths = [source.choice([1, 3, 8, 20, 40, 70]) for _ in range(source.randrange(1, 30))]
+    return [[source.randrange(5, 1000) for _ in range(length)] for length in lengths]
+
+
+@pytest.mark.parametrize("max_length", [8, 16, 64, 128])
+def test_segments_follow_the_literal_rule(max_length: int) -> None:
+    source = random.Random(max_length)
+    for number in range(300):
+        document = some_document(source)
+        expected = literal_examples(document, max_length, Draws(7, number))
+        assert list(two_segments(document, max_length, Draws(7, number))) == expected
+
+
+def test_rates_of_single_segments_and_short_targets() -> None:
+    draws, count, whole = Draws(3, 1), 20_000, [[1] * 10] * 13
+    single = np.mean([not divided(whole, 128, 128, draws)[1] for _ in range(count)])
+    assert abs(single - 0.1) < 5 * np.sqrt(0.1 * 0.9 / count)
+    targets = np.array([target_length(128, draws) for _ in range(count)])
+    short = targets[targets < 128]
+    assert abs(len(short) / count - 0.05 * 123 / 124) < 5 * np.sqrt(0.05 * 0.95 / count)
+    assert (short.min(), short.max()) == (5, 127) and abs(short.mean() - 66) < 5 * 36 / np.sqrt(len(short))
+    lengths = [
+        sum(map(len, pair)) for d in range(300) for pair in list(two_segments([[1] * 5] * 400, 128, Draws(3, d)))[:-1]
+    ]
+    assert abs(np.mean(np.array(lengths) < 120) - 0.05 * 111 / 124) < 0.01
+
+
+def test_a_aims_at_half_and_a_late_short_sentence_can_still_join_it() -> None:
+    seeds = [Draws(0, number) for number in range(200)]
+    dealt = [divided([[1] * 50, [2] * 30, [3] * 4], 128, 128, draws) for draws in seeds]
+    joined_late = [first for first, second in dealt if second and first[-1] == 3]
+    assert joined_late and all(set(first) == {1, 3} for first in joined_late)
+    aims = [len(first) for first, second in dealt if second]
+    assert min(aims) == 54 and max(aims) < 100
+
+
+def test_overflow_is_cut_off_as_in_the_original() -> None:
+    (first, second), *more = two_segments([list(range(300))], 64, Draws(1, 1))
+    assert (first, second, more) == (list(range(62)), [], [])
+    first, second = divided([[1] * 20, [2] * 200], 64, 64, Draws(5, 0))
+    assert len(first) + len(second) == 61
+
+
+def test_documents_do_not_touch_each_other() -> None:
+    document = [[1, 2, 3]] * 100
+    alone = list(two_segments(document, 32, Draws(1, 11)))
+    list(two_segments([[9] * 7] * 5, 32, Draws(1, 10)))
+    assert list(two_segments(document, 32, Draws(1, 11))) == alone
+    assert list(two_segments(document, 32, Draws(2, 11))) != alone
+
+
+def test_sentences_by_line_and_by_sign() -> None:
+    text = 'He came. "Did he?" she asked. It was 3.14 in fact!\n\n  Next line, e.g. this one. (Yes.) Éire too.'
+    assert sentences_of(text, "line") == [line.strip() for line in text.split("\n") if line]
+    assert sentences_of(text, "split") == [
+        "He came.",
+        '"Did he?" she asked.',
+        "It was 3.14 in fact!",
+        "Next line, e.g. this one.",
+        "(Yes.)",
+        "Éire too.",
+    ]
+
+
+def test_pieces_cover_a_document() -> None:
+    cut = list(pieces(list(range(10)), 4))
+    assert [len(piece) for piece in cut] == [4, 4, 2] and np.concatenate(cut).tolist() == list(range(10))
+    assert list(pieces([], 4)) == []

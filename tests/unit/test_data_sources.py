@@ -1,0 +1,245 @@
+"""Readers: what a document is in each format, stretches that cover a file once, and every fault by its place."""
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from datamodules.core import sources
+from datamodules.core.errors import DataError
+from datamodules.core.formats import format_of
+from datamodules.core.lines import Records
+from datamodules.core.sources import Source, content_hash, locate
+
+TEXTS = ["One.\nTwo, with a comma.", "Three.", 'Four "quoted"\nand five.', "Ünïcödé ✓ six", "seven"]
+
+
+def write(path: Path, texts: list[str] = TEXTS) -> Path:
+    """Writes texts in the format of the file's ending, by other means than the readers use."""
+    suffix = next(s for s in (".txt", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow") if s in path.suffixes)
+    if suffix == ".parquet":
+        parquet.write_table(pa.table({"n": range(len(texts)), "text": texts}), path, row_group_size=2)
+        return path
+    if suffix == ".arrow":
+        table = pa.table({"text": texts, "n": range(len(texts))})
+        with pa.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+        return path
+    out = io.StringIO(newline="")
+    if suffix == ".txt":
+        out.write("\n\n\n".join(texts) + "\n")
+    elif suffix == ".jsonl":
+        out.write("".join(json.dumps({"n": 1, "text": text}) + "\n" for text in texts))
+    else:
+        writer = csv.writer(out, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\r\n")
+        writer.writerows([["n", "text"], *([number, text] for number, text in enumerate(texts))])
+    raw = out.getvalue().encode()
+    path.write_bytes({".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix, bytes)(raw))
+    return path
+
+
+def read(*files: Path, **options: object) -> list[str]:
+    return list(Source(files, **options).texts())
+
+
+@pytest.mark.parametrize(
+    "name", ["a.txt", "a.jsonl", "a.csv", "a.tsv", "a.parquet", "a.arrow", "a.txt.gz", "a.jsonl.xz", "a.csv.gz"]
+)
+def test_every_format_gives_the_same_texts(tmp_path: Path, name: str) -> None:
+    assert read(write(tmp_path / name)) == TEXTS
+
+
+def test_documents_of_a_txt_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt")
+    lines = [line for text in TEXTS for line in text.split("\n")]
+    assert read(path, bounds="line") == lines
+    assert [text.replace("\n\n\n", "\n") for text in read(path, bounds="file")] == ["\n".join(lines)]
+    path.write_bytes("\ufeffone\r\ntwo\r\n \r\nthree".encode())
+    assert read(path) == ["one\ntwo", "three"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet", "a.arrow"])
+@pytest.mark.parametrize("bounds", ["blank_line", "line"])
+def test_stretches_cover_a_file_once_wherever_they_are_cut(tmp_path: Path, name: str, bounds: str) -> None:
+    path, records = write(tmp_path / name, TEXTS * 3), Records(bounds=bounds)
+    form = format_of(path)
+    extent = form.extent(path, records)
+    whole = list(form.read(path, 0, extent, records))
+    for cut in range(extent + 1):
+        assert [*form.read(path, 0, cut, records), *form.read(path, cut, extent, records)] == whole
+    thirds = [0, extent // 3, extent // 3, extent // 2, extent]
+    parts = [form.read(path, a, b, records) for a, b in itertools.pairwise(thirds)]
+    assert [text for part in parts for text in part] == whole
+
+
+def test_pieces_are_even_and_independent_of_who_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MIN_PIECE_BYTES", 4000)
+    files = [tmp_path / f"{number}.txt" for number in range(7)]
+    for number, path in enumerate(files):
+        write(path, [f"text {number} {i}" for i in range([3, 2000, 5, 1, 700, 0, 9][number])])
+    source = Source(tuple(files))
+    pieces, records = source.pieces(), source.records()
+    assert 6 <= len(pieces) <= 256
+    assert [d.text for piece in pieces for d in source.read(piece, records)] == [
+        t for path in files for t in read(path)
+    ]
+
+
+def test_share_divides_documents_by_their_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", [f"document {number}" for number in range(4000)])
+    held, rest = read(path, share=(0.0, 0.1)), read(path, share=(0.1, 1.0))
+    assert sorted(held + rest) == sorted(read(path)) and 320 < len(held) < 480
+    other = write(tmp_path / "b.txt", [f"document {number}" for number in reversed(range(4000))])
+    assert sorted(read(other, share=(0.0, 0.1))) == sorted(held)
+
+
+def test_locating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    files = [write(tmp_path / name) for name in ("b.txt", "a.jsonl.gz", "deep/c.txt")]
+    (tmp_path / "notes.md").write_text("not text to train on")
+    assert locate(str(tmp_path), "train") == tuple(sorted(files))
+    assert locate("*.txt", "train") == (Path("b.txt"),) and locate("**/*.txt", "train") == (
+        Path("b.txt"),
+        Path("deep/c.txt"),
+    )
+    assert locate("b.txt", "train") == (Path("b.txt"),)
+
+
+def test_a_dataset_that_the_library_saved(tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    whole = Dataset.from_dict({"text": TEXTS})
+    DatasetDict(train=whole, test=whole.select([3, 1])).save_to_disk(tmp_path / "saved")
+    assert read(*locate(str(tmp_path / "saved/train"), "train")) == TEXTS
+    assert read(*locate(str(tmp_path / "saved/test"), "train")) == [TEXTS[3], TEXTS[1]]
+    with pytest.raises(DataError, match=r"several splits; name one of .*saved/train, .*saved/test"):
+        locate(str(tmp_path / "saved"), "train")
+
+
+def test_a_hub_name_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="nobody/nothing: neither a local file or folder nor a dataset of the hub"):
+        locate("nobody/nothing", "train")
+
+
+def test_content_hash_is_remembered_and_notices_a_change(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt")
+    first = content_hash(path, tmp_path / "cache")
+    note = next((tmp_path / "cache/content").iterdir())
+    note.write_text(note.read_text().replace(first, "remembered"))
+    assert content_hash(path, tmp_path / "cache") == "remembered"
+    path.write_text("other")
+    assert content_hash(path, tmp_path / "cache") not in (first, "remembered")
+
+
+def raw(name: str, content: bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return make
+
+
+BAD_RECORDS = {  # what is written, what the message says
+    "not utf-8": (raw("a.txt", b"good\n\nb\xe9d\n\nmore"), r"a.txt:3: not UTF-8 \(byte 0xe9 at offset 7\); .*iconv"),
+    "not json": (
+        raw("a.jsonl", b'{"text": "a"}\n{"text": \n'),
+        r"a.jsonl:2: not JSON \(.*\): '\{\"text\": '; write one",
+    ),
+    "no object": (raw("a.jsonl", b'{"text": "a"}\n["b"]\n'), r"a.jsonl:2: not a JSON object: '\[\"b\"\]'"),
+    "no field": (
+        raw("a.jsonl", b'{"text": "a"}\n\n{"body": "b", "n": 1}\n'),
+        r"a.jsonl:3: has no field 'text', only 'body', 'n'",
+    ),
+    "no string": (raw("a.jsonl", b'{"text": "a"}\n{"text": 5}\n'), r"a.jsonl:2: field 'text' = 5 is not a string"),
+    "surrogate": (
+        raw("a.jsonl", b'{"text": "a"}\n{"text": "\\ud800"}\n'),
+        r"a.jsonl: '\\ud800' is half of a surrogate",
+    ),
+    "columns": (raw("a.csv", b'text,n\na,1\n"two\nlines",2\nb\n'), r"a.csv:5: has 1 columns, the header has 2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RECORDS)
+def test_bad_records_are_named_or_left_out(tmp_path: Path, case: str) -> None:
+    make, message = BAD_RECORDS[case]
+    path = make(tmp_path)
+    with pytest.raises(DataError, match=f"{message}.*, or set data.on_bad_record to skip"):
+        read(path)
+    source = Source((path,), skip_bad=True)
+    records = source.records()
+    texts = [document.text for piece in source.pieces() for document in source.read(piece, records)]
+    assert texts[0] in ("a", "good") and records.skipped == 1 and len(records.messages) == 1
+
+
+def test_a_null_in_a_table_is_a_bad_record(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"text": ["a", None, "b"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a.parquet: row 1: 'text' is null"):
+        read(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", skip_bad=True) == ["a", "b"]
+
+
+BAD_FILES = {
+    "truncated gz": (
+        raw("a.jsonl.gz", gzip.compress(b'{"text": "abc"}\n' * 9000)[:-20]),
+        "a.jsonl.gz: truncated or damaged after",
+    ),
+    "not gz": (raw("a.txt.gz", b"plain text"), "a.txt.gz: truncated or damaged after 0 bytes"),
+    "truncated xz": (raw("a.txt.xz", lzma.compress(b"abc " * 9000)[:-20]), "a.txt.xz: truncated or damaged"),
+    "no column": (raw("a.csv", b"body,n\na,1\n"), "a.csv: no column 'text', only 'body', 'n'; set data.text_field"),
+    "empty csv": (raw("a.csv", b""), "a.csv: no column 'text', only none"),
+    "open quote": (raw("a.csv", b'text\n"a\nb\n'), r"a.csv:3: not CSV \(unexpected end of data\)"),
+    "not parquet": (raw("a.parquet", b"text"), "a.parquet: not a Parquet file or damaged"),
+    "not arrow": (raw("a.arrow", b"text, text, text"), "a.arrow: not an Arrow file or damaged"),
+}
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_damaged_files_are_always_refused(tmp_path: Path, case: str, skip_bad: bool) -> None:
+    make, message = BAD_FILES[case]
+    with pytest.raises(DataError, match=message):
+        read(make(tmp_path), skip_bad=skip_bad)
+
+
+def test_a_column_of_another_kind_is_refused(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"text": [1, 2], "body": ["a", "b"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="column 'text' holds int64, not strings"):
+        read(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", text_field="body") == ["a", "b"]
+
+
+def test_a_document_that_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.core.lines.MAX_DOCUMENT_BYTES", 1 << 20)
+    path = raw("a.txt", b"a line of text\n" * 100_000)(tmp_path)
+    with pytest.raises(DataError, match=r"more than 1 MiB without a blank line; .*data.documents to line"):
+        read(path)
+    assert len(read(path, bounds="line")) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone.txt", "gone.txt: no such file"),
+        ("*.jsonl", r"\*.jsonl: no file matches this pattern"),
+        ("empty", "empty: holds no file that ends in .txt, .jsonl, .csv"),
+        ("a.md", "a.md: files ending in '.md' are not supported; convert to .txt"),
+        ("a.parquet.gz", "a.parquet.gz: files ending in '.gz' are not supported"),
+    ],
+)
+def test_sources_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.md").write_text("text")
+    (tmp_path / "a.parquet.gz").write_text("text")
+    with pytest.raises(DataError, match=message):
+        locate(name, "train")
