@@ -12,10 +12,12 @@ from typing import Any, NoReturn
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.run_record import RunRecord
 from launch.config.defaults import FIXED_TRAINER
 from launch.config.errors import ConfigError
+from launch.config.read import Table
 from launch.config.resolved import Resolved, check_ranks
 from launch.config.show import named
 from launch.guard import Guard
@@ -23,7 +25,8 @@ from launch.guard import Guard
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # seeds, devices and tips at every start
 warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # between torch and Lightning
-KEY_IN_MESSAGE = re.compile(r'key "([\w.]+)"|option \'([\w.]+)\'')
+KEY = re.compile(r'(?:Parser )?key "([\w.]+)": *|option \'([\w.]+)\'', re.IGNORECASE)
+SUBTYPES = re.compile(r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*")
 
 
 class Parser(LightningArgumentParser):
@@ -33,11 +36,24 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what the parser would print with its usage and exit code 2."""
-        words = " ".join(message.split())
-        match = KEY_IN_MESSAGE.search(words)
-        key = tuple((match[1] or match[2]).split(".")) if match else ()
-        entry = self.resolved.table.get(key) or self.resolved.table.get(key[1:])
-        raise ConfigError(f"{named(key, entry)}: {words}" if entry else words) from ex
+        raise ConfigError(translated(message, self.resolved.table)) from ex
+
+
+def translated(message: str, table: Table) -> str:
+    """Return a message of jsonargparse as one line that begins with the key, its value and its source.
+
+    Two of its patterns are read; a message with neither comes back as it is, on one line.
+    """
+    words = " ".join(message.split()).split(" Given value")[0]
+    if union := SUBTYPES.search(words):
+        kinds = [re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", kind) for kind in union[1].split(", ")]
+        words = words[: union.start()] + f"expected {' or '.join(kinds)}"
+    match = KEY.search(words)
+    key = tuple((match[1] or match[2]).split(".")) if match else ("",)
+    for path, entry in table.items():
+        if path[: len(key)] == key:
+            return f"{named(path, entry)}: {words.replace(match[0], '') if match[1] else words}"
+    return words
 
 
 class Cli(LightningCLI):
@@ -114,6 +130,13 @@ class Cli(LightningCLI):
         )
         _leave_signals_alone(trainer)
         return trainer
+
+    def instantiate_classes(self) -> None:
+        """Instantiate everything; what Lightning finds wrong with the Trainer's options is a mistake of the user's."""
+        try:
+            super().instantiate_classes()
+        except MisconfigurationException as error:
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if self.command == "fit":

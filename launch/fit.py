@@ -18,6 +18,7 @@ from lightning_modules.core.base import Diverged
 from lightning_modules.core.checkpoint.errors import CheckpointError
 
 GRACE_SECONDS = 30.0
+KNOWN = (ConfigError, DataError, CheckpointError)  # told in one line, without a traceback
 
 
 class Outcome(NamedTuple):
@@ -33,20 +34,23 @@ def fit(resolved: Resolved, folder: RunFolder) -> int:
     Raises:
         ConfigError: found with the real classes, before the run began.
     """
+    is_first = process_rank() == 0
     try:
         checkpoint = choose(folder.checkpoints, resolved.get("run.checkpoint"))
-    except CheckpointError as error:
+        step, steps = step_of(checkpoint), resolved.get("trainer.max_steps")
+        if step >= steps:
+            print(finished(folder.path, step, steps) if is_first else "", end="\n" if is_first else "")
+            return DONE
+        cli = Cli("fit", resolved, str(checkpoint) if checkpoint else None)
+    except KNOWN as error:
         return _told(error)
-    step, steps = step_of(checkpoint), resolved.get("trainer.max_steps")
-    if step >= steps:
-        print(finished(folder.path, step, steps)) if process_rank() == 0 else None
-        return DONE
-    cli = Cli("fit", resolved, str(checkpoint) if checkpoint else None)
-    if process_rank() == 0:
+    if is_first:
         folder.start(resolved, f"resumed after step {step}" if checkpoint else "new")
-        sys.argv += ["--run.checkpoint", str(checkpoint)] if checkpoint else []
+        # Lightning starts the other processes with these words, so that files edited meanwhile cannot split the ranks.
+        stored = ["--config", str(folder.path / "config.yaml")]
+        sys.argv[1:] = ["fit", *stored, *(["--run.checkpoint", str(checkpoint)] if checkpoint else [])]
     outcome = _run(cli)
-    if process_rank() == 0:
+    if is_first:
         folder.end(outcome.code, cli.trainer.global_step, outcome.reason)
         _end_children(cli, GRACE_SECONDS if outcome.code in (DONE, STOPPED) else 1.0)
     return DONE if is_child() and outcome.code != ERROR else outcome.code
@@ -61,7 +65,7 @@ def _run(cli: Cli) -> Outcome:
     except Diverged as error:
         _told(error)
         return Outcome(DIVERGED, f"diverged: {error}")
-    except (ConfigError, DataError, CheckpointError) as error:
+    except KNOWN as error:
         _told(error)
         return Outcome(ERROR, f"error: {error}")
     except Exception as error:

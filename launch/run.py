@@ -1,6 +1,5 @@
 """`fit`, `validate`, `test` and `predict`: what happens before and after torch is imported."""
 
-import sys
 from pathlib import Path
 
 from launch.config.errors import ConfigError
@@ -45,7 +44,6 @@ def _fit_in_folder(resolved: Resolved, folder: RunFolder) -> int:
         if folder.finished_at() >= steps and resolved.get("run.checkpoint") is None:
             print(finished(folder.path, folder.finished_at(), steps))
             return DONE
-        hand_over(["fit", "--config", str(folder.path / "config.yaml")])
         from launch.fit import fit  # torch, after everything that can be known without it
 
         return fit(resolved, folder)
@@ -56,8 +54,3 @@ def _fit_in_folder(resolved: Resolved, folder: RunFolder) -> int:
 def finished(path: Path, step: int, steps: int) -> str:
     """Return the line for a run that has nothing left to do."""
     return f"{path}: finished at step {step}, trainer.max_steps is {steps}; raise it to go on"
-
-
-def hand_over(words: list[str]) -> None:
-    """Let the processes that Lightning starts read these words instead of files that may be edited meanwhile."""
-    sys.argv[1:] = words

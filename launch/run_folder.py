@@ -28,9 +28,21 @@ from launch.config.resolved import RUN_FILE, Resolved
 from launch.config.show import scalar
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "datasets", "deepspeed", "numpy", "jsonargparse")
-# What a resumed run may not change: its steps would mean something else.
-SETTLED = ("model.class", "model.optimizer", "seed", "data.class", "data.tokenizer", "data.global_batch_size",
-           "data.sequence_length")  # fmt: skip
+# What a resumed run may not change: its steps would mean something else, or the checkpoint holds the value itself.
+SETTLED = (
+    "seed",
+    "model.class",
+    "model.optimizer",
+    "model.learning_rate",
+    "model.weight_decay",
+    "model.adam_epsilon",
+    "model.betas",
+    "model.layer_decay",
+    "data.class",
+    "data.tokenizer",
+    "data.global_batch_size",
+    "data.sequence_length",
+)
 
 
 class RunFolder:
@@ -51,7 +63,7 @@ class RunFolder:
         Raises:
             ConfigError: `fresh` and the folder exists, or another fit is live in it.
         """
-        if fresh and self.path.exists() and any(self.path.iterdir()):
+        if fresh and self.path.exists() and any(file.name != "lock" for file in self.path.iterdir()):
             raise ConfigError(f"run.fresh = true: {self.path} exists; give another --run.dir, or delete the folder")
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("a+") as file:

@@ -108,7 +108,7 @@ class Check:
     def _elsewhere(self, name: str) -> str:
         """Suggest a key of another part, or of the top level."""
         if name in RESERVED:
-            return f"; it {RESERVED[name]}"
+            return f"; trainer.{name} {RESERVED[name]}"
         for part, signature in self.parts.signatures.items():
             if name in signature.fields:
                 return f"; did you mean {'.'.join(part)}.{name}?"

@@ -1,0 +1,60 @@
+"""`validate`, `test` and `predict`: a checkpoint of a run, evaluated with the run's data. They lock nothing."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from datamodules.core.errors import DataError
+from launch.checkpoints import choose, step_of
+from launch.cli import Cli
+from launch.config.errors import ConfigError
+from launch.config.resolved import Resolved
+from launch.ranks import adopt_children, process_rank
+from launch.run import DONE, ERROR
+from launch.run_folder import RunFolder, write_json, write_whole
+from lightning_modules.core.checkpoint.errors import CheckpointError
+
+
+def evaluate(command: str, resolved: Resolved, folder: RunFolder) -> int:
+    """Evaluate the chosen checkpoint, and write RUN/validate.json, RUN/test.json or RUN/predictions.jsonl.
+
+    Raises:
+        ConfigError: found with the real classes.
+    """
+    try:
+        checkpoint = choose(folder.checkpoints, resolved.get("run.checkpoint"))
+        if checkpoint is None:
+            raise CheckpointError(f"{folder.checkpoints}: no checkpoint; run `fit` first, or give --run.dir")
+        cli = Cli(command, resolved, str(checkpoint))
+        if command == "predict" and cli.trainer.world_size > 1:
+            raise ConfigError("trainer.devices: predict keeps the order of its input on one rank only; give 1")
+        adopt_children()
+        found = cli.run()
+    except (DataError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ERROR
+    if process_rank() == 0:
+        report = _predicted if command == "predict" else _measured
+        report(command, found, cli, folder.path, checkpoint)
+    return DONE
+
+
+def _measured(command: str, found: Any, cli: Cli, run: Path, checkpoint: Path) -> None:
+    metrics = {name: value for part in found for name, value in part.items()} | cli.model.logged
+    file = run / f"{command}.json"
+    write_json(file, {"checkpoint": str(checkpoint), "step": step_of(checkpoint), "metrics": metrics})
+    print(*table(metrics, f"{command} of {checkpoint}"), f"written to {file}", sep="\n")
+
+
+def _predicted(command: str, found: Any, cli: Cli, run: Path, checkpoint: Path) -> None:
+    rows = [row for batch in found for row in (batch if isinstance(batch, list) else [batch])]
+    file = run / "predictions.jsonl"
+    write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
+    print(f"{len(rows)} predictions of {checkpoint} written to {file}")
+
+
+def table(metrics: dict[str, float], title: str) -> list[str]:
+    """Return lines with a name and a number each."""
+    width = max(map(len, metrics), default=0) + 2
+    return [title, *(f"  {name:<{width}}{value:.6g}" for name, value in sorted(metrics.items()))]
