@@ -41,8 +41,8 @@ def test_killed_everywhere_in_turn(tmp_path: Path, world_size: int, points: list
     undisturbed = finish(Run(tmp_path / "undisturbed", **options))
     run, saved = Run(tmp_path / "killed", **options), 0
     for rank, point in points:
-        # in the second save of each attempt, or in the third step after it
-        kill = (point, 1) if point != "step" else (point, saved + 2 * every + 3)
+        # in the second save of each attempt, or in the step after the next
+        kill = (point, 1) if point != "step" else (point, saved + 2 * every + 1)
         codes = start(dataclasses.replace(go_on(run), kill=kill, kill_rank=rank))
         assert codes[rank] == -9, (rank, point, saved, codes)
         expected = {saved + 2 * every} if point in VISIBLE else {saved + every}
