@@ -84,7 +84,6 @@ class Plan:
     def make_part(self, num_processes: int, part: int, num_parts: int) -> tuple[int, int]:
         """Makes every num_parts-th shard, from the part-th; publishes when all are there; returns (there, all)."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        sweep(self.folder)
         all_pieces = list(enumerate(self.source.pieces()))
         missing = [task for task in all_pieces[part - 1 :: num_parts] if not is_there(self.folder, task[0])]
         job = Job(self.source, self.recipe, self.tokenizer_json, self.folder)
@@ -110,6 +109,7 @@ class Plan:
             )
         manifest = {"recipe": asdict(self.recipe), **totals, "messages": messages, "shards": shards}
         write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        sweep(self.folder)
 
 
 class Corpus:

@@ -17,26 +17,22 @@ def write_atomically(path: Path, text: str) -> None:
     """Writes a small file so that readers see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside(path).write_text(text)
-    os.replace(beside(path), path)
+    put(beside(path), path)
+
+
+def put(half: Path, path: Path) -> None:
+    """Moves a written file to its place."""
+    try:
+        os.replace(half, path)
+    except FileNotFoundError:  # swept by another process, which has made the same
+        if not path.exists():
+            raise
 
 
 def sweep(folder: Path) -> None:
-    """Removes half-written files of processes of this host that are gone."""
-    for path in folder.glob(f".*.{os.uname().nodename}.*.tmp"):
-        pid = path.suffixes[-2].removeprefix(".")
-        if pid.isdigit() and not is_alive(int(pid)):
-            path.unlink(missing_ok=True)
-
-
-def is_alive(pid: int) -> bool:
-    """Says whether a process of this host exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    """Removes what killed processes left half-written in a folder that is complete."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
 from datamodules.core.order import Draws
-from datamodules.core.publishing import beside, write_atomically
+from datamodules.core.publishing import beside, put, write_atomically
 from datamodules.core.segments import Sentences, pieces, sentences_of, two_segments
 from datamodules.core.sources import Document, Piece, Source
 
@@ -157,7 +157,10 @@ class Worker:
                 documents += len(batch)
                 for ids, second in self.rows(batch):
                     writer.add(ids, second)
-        os.replace(writer.path, path)
+        if is_there(self.job.folder, number):  # another process was faster with the same bytes
+            writer.path.unlink(missing_ok=True)
+            return
+        put(writer.path, path)
         counts = {"rows": writer.rows, "tokens": writer.tokens, "bytes": path.stat().st_size, "documents": documents}
         counts |= {"skipped": records.skipped, "messages": records.messages}
         write_atomically(path.with_suffix(".json"), json.dumps(counts))
