@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -90,12 +91,11 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
             )
         self._checkpoints = Path(trainer.default_root_dir) / "checkpoints"
         trainer.strategy.on_rank_zero(lambda: discard_leftovers(self._checkpoints))
-        trainer.strategy.on_published = self._published
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let `best` say what the restored state says."""
         self._saved_step = trainer.global_step
-        trainer.strategy.on_rank_zero(self._link_best)
+        trainer.strategy.on_rank_zero(lambda: self._link_best(self.best_step))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -120,10 +120,10 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
         if step == self._saved_step:
             return
         self._saved_step = step
-        trainer.strategy.settle()  # its thread still reads what `_judge` changes
         self._judge(trainer, step)
         for logger in trainer.loggers:
             logger.save()  # what was logged up to this step must not be younger than the checkpoint
+        trainer.strategy.on_published = partial(self._published, self.best_step)
         trainer.save_checkpoint(step_folder(self._checkpoints, step), weights_only=False)
         self._blocked_seconds = trainer.strategy.last_blocked_seconds
 
@@ -151,21 +151,21 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
         if math.isfinite(value) and (self.best_value is None or sign * value > sign * self.best_value):
             self.best_step, self.best_value = step, value
 
-    def _published(self, folder: Path) -> None:
+    def _published(self, best_step: int | None, folder: Path) -> None:
         """Rank 0, in the saving thread: lead `best` to its folder, then delete."""
-        self._link_best()
+        self._link_best(best_step)
         published = int(folder.name.removeprefix("step_"))
         # later ones are leftovers of the run that was resumed here from an older step: each is replaced when reached
         steps = [step for step in complete_steps(self._checkpoints) if step <= published]
         for step in steps[: -self.keep_last]:
             is_kept_for_good = self.keep_every_n_steps is not None and step % self.keep_every_n_steps == 0
-            if step != self.best_step and not is_kept_for_good:
+            if step != best_step and not is_kept_for_good:
                 remove(step_folder(self._checkpoints, step))
 
-    def _link_best(self) -> None:
-        if self.best_step is None or self.best_step not in complete_steps(self._checkpoints):
+    def _link_best(self, step: int | None) -> None:
+        if step is None or step not in complete_steps(self._checkpoints):
             return
-        link, target = self._checkpoints / BEST, step_folder(self._checkpoints, self.best_step)
+        link, target = self._checkpoints / BEST, step_folder(self._checkpoints, step)
         if link.is_symlink() and os.readlink(link) == target.name:
             return
         fresh = temporary(link)

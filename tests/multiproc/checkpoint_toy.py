@@ -255,9 +255,9 @@ def _ending(point: str, saves_before: int, raises: bool) -> Callable[[str], None
 
 def start(run: Run) -> list[int]:
     """Run all ranks to their end; when one dies, so do the others. Returns the exit codes."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    os.environ["PYTHONPATH"] = str(ROOT)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["checkpoint_toy"])
+    context.set_forkserver_preload(["tests.multiproc.checkpoint_toy"])
     run.folder.mkdir(exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

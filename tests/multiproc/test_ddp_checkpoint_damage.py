@@ -10,12 +10,12 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from checkpoint_toy import Run, Toy, output, result, resume, start, step_folder
 
 from launch.config.errors import ConfigError
 from launch.strategies import single
 from lightning_modules.core.checkpoint.reader import read_weights
 from lightning_modules.core.checkpoint.verify import complete_steps
+from tests.multiproc.checkpoint_toy import Run, Toy, output, result, resume, start, step_folder
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_full_disk_then_read_only_then_room_again(tmp_path: Path, small_disk: Pa
 
 def test_devices_that_nobody_uses_are_refused(tmp_path: Path) -> None:
     trainer = pl.Trainer(accelerator="cpu", devices=2, strategy=single(), logger=False, max_steps=1)
-    with pytest.raises(ConfigError, match=r"trainer.devices: strategy single uses one of 2 devices"):
+    with pytest.raises(ConfigError, match=r"trainer\.devices: strategy single uses one of 2 devices"):
         trainer.fit(Toy(Run(tmp_path)), [])
 
 

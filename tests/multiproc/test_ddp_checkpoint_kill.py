@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from checkpoint_toy import KeepBest, Run, output, result, resume, start, step_folder
+
+from tests.multiproc.checkpoint_toy import KeepBest, Run, output, result, resume, start, step_folder
 
 SINGLE = ["begun", "write", "shard", "trainer", "manifest", "synced", "renamed", "published", "end", "step"]
 RANK_1 = ["write", "shard", "marker", "step"]

@@ -131,7 +131,9 @@ class SlicedCheckpoint:
             votes = torch.tensor(
                 [self._saving.finished, self._saving.failed], dtype=torch.int32, device=self.root_device
             )
-            finished, failed = self.reduce(votes, reduce_op="sum").tolist()
+            if self.world_size > 1:
+                torch.distributed.all_reduce(votes)
+            finished, failed = votes.tolist()
             if finished == self.world_size or failed:
                 self._close()
             elif not wait:
