@@ -42,6 +42,7 @@ class Electra(Method):
         max_positions: Longest sequence that the position table serves.
         dropout: Share of hidden units dropped.
         attention_dropout: Share of attention probabilities dropped; 0 allows faster kernels.
+        initializer_range: Standard deviation of new weights before they are cut at two sigma; narrow encoders want more.
         task: Replaced-token detection on all tokens, on the drawn tokens only, or masked language modelling.
         generator: A trained masked language model, corpus frequencies, or every token alike.
         generator_width: Width, heads and feed-forward width of the generator as a share of the encoder's.
@@ -75,6 +76,7 @@ class Electra(Method):
         max_positions: int = 512,
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
+        initializer_range: float = 0.02,
         task: Literal["electra", "electra_masked_only", "mlm"] = "electra",
         generator: Literal["trained", "unigram", "uniform"] = "trained",
         generator_width: float = 0.25,
@@ -103,6 +105,7 @@ class Electra(Method):
         self.num_heads = num_heads or max(1, hidden_size // 64)
         self.intermediate_size = intermediate_size or 4 * hidden_size
         self.max_positions, self.dropout, self.attention_dropout = max_positions, dropout, attention_dropout
+        self.initializer_range = initializer_range
         self.task, self.generator, self.tying = task, generator, tying
         self.generator_width, self.generator_depth = generator_width, generator_depth
         self.mask_fraction, self.mask_share = mask_fraction, mask_share
@@ -123,6 +126,7 @@ class Electra(Method):
             hidden_dropout_prob=self.dropout,
             attention_probs_dropout_prob=self.attention_dropout,
             max_position_embeddings=self.max_positions,
+            initializer_range=self.initializer_range,
             pad_token_id=tokenizer.pad_token_id,
         )
 

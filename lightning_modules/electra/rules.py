@@ -65,7 +65,15 @@ RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [
     *(((f"model.{name}",), dropout_share) for name in ("dropout", "attention_dropout")),
     *(
         ((f"model.{name}",), above_zero)
-        for name in ("hidden_size", "num_layers", "embedding_size", "max_positions", "temperature", "learning_rate")
+        for name in (
+            "hidden_size",
+            "num_layers",
+            "embedding_size",
+            "max_positions",
+            "temperature",
+            "learning_rate",
+            "initializer_range",
+        )
     ),
     *(
         ((f"model.{name}",), not_negative)
