@@ -42,7 +42,7 @@ class Electra(Method):
         max_positions: Longest sequence that the position table serves.
         dropout: Share of hidden units dropped.
         attention_dropout: Share of attention probabilities dropped; 0 allows faster kernels.
-        initializer_range: Standard deviation of new weights before they are cut at two sigma; narrow encoders want more.
+        initializer_range: Standard deviation of new weights, cut at two sigma; a narrow encoder wants more.
         task: Replaced-token detection on all tokens, on the drawn tokens only, or masked language modelling.
         generator: A trained masked language model, corpus frequencies, or every token alike.
         generator_width: Width, heads and feed-forward width of the generator as a share of the encoder's.
