@@ -7,7 +7,7 @@ from launch.config.defaults import RESERVED
 from launch.config.errors import meant
 from launch.config.kinds import ANY, Kind, advice, fits
 from launch.config.overlay import NAMED, nested, under
-from launch.config.parts import TOP, Parts
+from launch.config.parts import TOP, Parts, named_parts
 from launch.config.read import Entry, Key, Table
 from launch.config.shadow import COMPUTED, REQUIRED, Field
 from launch.config.show import named
@@ -36,7 +36,9 @@ class Check:
 
     def _top_level(self) -> None:
         for key, entry in self.table.items():
-            if key[0] not in TOP:
+            if key[0] in NAMED and len(key) > 1 and not key[1].isidentifier():
+                self._complain(key, entry, "the name of a part is letters, digits and _")
+            elif key[0] not in TOP:
                 self._complain(key, entry, f"unknown key{self._elsewhere(key[0])}")
             elif key[0] in NAMED and len(key) == 1 and entry.value is not None and entry.value != {}:
                 self._complain(key, entry, "expected a mapping: a name for each, and its options")
@@ -47,9 +49,7 @@ class Check:
 
     def _part_entry(self, key: Key, entry: Entry) -> None:
         known = GROUPS[key[0]]
-        if not key[1].isidentifier():
-            self._complain(key, entry, "a name is letters, digits and _")
-        elif entry.value is None and key[1] not in known and meant(key[1], [*known]):
+        if entry.value is None and key[1] not in known and meant(key[1], [*known]):
             self._complain(key, entry, f"nothing to take out{meant(key[1], [*known])}")
         elif entry.value is not None and entry.value != {}:
             self._complain(key, entry, "expected a mapping of options, a class, or null to take it out")
@@ -94,7 +94,7 @@ class Check:
         entry = self.table.get(key)
         if entry is None or fits(kind, entry.value):
             return
-        if entry.text is not None and fits(kind, entry.text):
+        if entry.text is not None and entry.value is not None and fits(kind, entry.text):
             self.table[key] = entry._replace(value=entry.text)
         else:
             self._complain(key, entry, advice(kind, entry.value, entry.text))
@@ -131,7 +131,7 @@ def value_at(table: Table, key: Key) -> Any:
 def complete(table: Table, parts: Parts) -> Table:
     """Return the table in reading order, with the defaults of the signatures (Lightning's own left out)."""
     found: Table = {("seed",): table[("seed",)]} if ("seed",) in table else {}
-    for part in [("model",), ("data",), ("trainer",), ("strategy",), *_children(table, parts), ("run",)]:
+    for part in [("model",), ("data",), ("trainer",), ("strategy",), *named_parts(table), ("run",)]:
         found |= {key: entry for key, entry in table.items() if key == (*part, "class")}
         if part in parts.signatures and part != ("trainer",):
             found |= dict(_with_defaults(part, parts.signatures[part].fields, table))
@@ -140,11 +140,6 @@ def complete(table: Table, parts: Parts) -> Table:
             key: entry for key, entry in rest.items() if key != part or not any(k[: len(part)] == part for k in found)
         }
     return found
-
-
-def _children(table: Table, parts: Parts) -> list[Key]:
-    found = [key[:2] for key in table if key[0] in NAMED]
-    return sorted(dict.fromkeys(found), key=lambda key: NAMED.index(key[0]))
 
 
 def _with_defaults(part: Key, fields: dict[str, Field], table: Table) -> Iterator[tuple[Key, Entry]]:

@@ -80,4 +80,4 @@ def advice(kind: Kind, value: Any, text: str | None) -> str:
 
 
 def _word(value: Any) -> str:
-    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), str(value))
+    return {"None": "null", "True": "true", "False": "false", "''": '""'}.get(repr(value), str(value))

@@ -1,6 +1,7 @@
 """Which class stands behind each part of the configuration."""
 
 from launch.config import source
+from launch.config.defaults import start_table
 from launch.config.errors import meant
 from launch.config.overlay import NAMED
 from launch.config.read import Entry, Key, Table
@@ -18,8 +19,9 @@ class Parts:
         self.paths: dict[Key, str] = {("trainer",): TRAINER, ("run",): RUN}
         self.signatures: dict[Key, Signature] = {key: signature(path) for key, path in self.paths.items()}
         self.problems: list[str] = []
-        for part in [("model",), ("data",), ("strategy",), *_named_parts(table)]:
-            self._choose(part, table)
+        for part in [("model",), ("data",), ("strategy",), *named_parts(table)]:
+            if not _is_out(table, part):
+                self._choose(part, table)
 
     def _choose(self, part: Key, table: Table) -> None:
         known = GROUPS[part[0]]
@@ -33,8 +35,8 @@ class Parts:
         path = known.get(entry.value, entry.value) if isinstance(entry.value, str) else ""
         try:
             if "." not in path:
-                raise source.NotFound(f"unknown name{meant(str(entry.value), [*known])}; known: {', '.join(known)}; "
-                                      "or a dotted path to a class of your own")  # fmt: skip
+                choice = f"known: {', '.join(known)}, or a dotted path to a class of your own"
+                raise source.NotFound(f"unknown name; {choice}{meant(str(entry.value), [*known])}")
             self.signatures[part] = signature(path)
             self.paths[part] = path
         except (source.NotFound, SyntaxError) as error:
@@ -42,7 +44,12 @@ class Parts:
             self.problems.append(f"{named(key, entry)}: {error}")
 
 
-def _named_parts(table: Table) -> list[Key]:
-    """Return callbacks.<name> and loggers.<name> of those that are not taken out by null."""
-    found = dict.fromkeys(key[:2] for key in table if key[0] in NAMED and len(key) > 1)
-    return [part for part in found if table.get(part, Entry({}, "")).value is not None]
+def named_parts(table: Table) -> list[Key]:
+    """Return callbacks.<name> and loggers.<name>, launch's own first and then in the order in which they were given."""
+    given = dict.fromkeys(key[:2] for key in table if key[0] in NAMED and len(key) > 1)
+    found = [part for part in dict.fromkeys([*start_table(), *given]) if part in given]
+    return sorted(found, key=lambda part: NAMED.index(part[0]))
+
+
+def _is_out(table: Table, part: Key) -> bool:
+    return part in table and table[part].value is None

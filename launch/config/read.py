@@ -16,7 +16,8 @@ LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # resolves nothing: ever
 MAX_DEPTH = 20
 WORDS = {"": None, "~": None} | {w: v for low, v in [("null", None), ("true", True), ("false", False)]
                                  for w in (low, low.capitalize(), low.upper())}  # fmt: skip
-INTEGER = re.compile(r"[-+]?[0-9]{1,400}")
+INTEGER = re.compile(r"[-+]?[0-9]+")
+MAX_DIGITS = 400
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
@@ -39,7 +40,7 @@ def plain(text: str) -> Any:
     if text in WORDS:
         return WORDS[text]
     if INTEGER.fullmatch(text):
-        return int(text)
+        return int(text) if len(text) <= MAX_DIGITS else text  # Python refuses to read longer ones
     if FLOAT.fullmatch(text):
         return float(text.replace(".i", "i").replace(".I", "i").replace(".n", "n").replace(".N", "n"))
     return text

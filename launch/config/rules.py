@@ -90,7 +90,7 @@ def ranks_of(table: Table) -> Entry | None:
     def entry(*key: str) -> Entry:
         return table.get(key, Entry(1, "default"))
 
-    devices, nodes = entry("trainer", "devices"), entry("trainer", "num_nodes").value
+    devices, nodes = entry("trainer", "devices"), entry("trainer", "num_nodes")
     if entry("strategy", "class").value == "single":
         return Entry(1, "strategy single")
     count = devices.value
@@ -98,9 +98,10 @@ def ranks_of(table: Table) -> Entry | None:
         count = int(count)
     if isinstance(count, list):
         count = len(count)
-    if not isinstance(count, int) or count < 1 or not isinstance(nodes, int):
+    if not isinstance(count, int) or count < 1 or not isinstance(nodes.value, int):
         return None
-    return Entry(count * nodes, devices.source)
+    sources = [devices.source, *([nodes.source] if nodes.value != 1 else [])]
+    return Entry(count * nodes.value, ", ".join(sources))
 
 
 def broken(rules: list[Rule], table: Table, bad: set[Key], ranks: Entry | None) -> list[str]:

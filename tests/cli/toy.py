@@ -107,7 +107,7 @@ class Stream:
         while self.count is None or step < self.step + self.count:
             rank, ranks = data.trainer.global_rank, data.trainer.world_size
             rows = torch.randn(data.global_batch_size, 4, generator=torch.Generator().manual_seed(step))
-            yield list(rows[rank :: ranks].split(data.micro_batch_size))
+            yield list(rows[rank::ranks].split(data.micro_batch_size))
             step += 1
 
 

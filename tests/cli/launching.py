@@ -1,0 +1,52 @@
+"""Starting `python -m launch` as a user does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+TOY = "tests/cli/toy.yaml"
+HEAVY = ("torch", "lightning", "transformers", "datasets", "numpy", "deepspeed", "tokenizers", "jsonargparse")
+WITHOUT_HEAVY = f"""
+import sys
+for name in {HEAVY!r}:
+    sys.modules[name] = None  # an import of it fails by name
+from launch.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return an environment in which the packages of the project are found from every folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "TOKAMAK_"))}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **more}
+
+
+def launch(*words: str, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess:
+    """Run a command line to its end."""
+    command = [sys.executable, "-m", "launch", *words]
+    return subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=240)
+
+
+def light(*words: str, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess:
+    """Run a command line that must not need any heavy package."""
+    command = [sys.executable, "-c", WITHOUT_HEAVY, *words]
+    return subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=60)
+
+
+def errors(done: subprocess.CompletedProcess) -> list[str]:
+    """Return the lines of a refusal, after checking that it is one: exit code 1, one line each, nothing else."""
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1, done.stderr
+    assert lines, done.stdout
+    assert all(line.startswith("error: ") for line in lines), done.stderr
+    return [line.removeprefix("error: ") for line in lines]
+
+
+def json_lines(file: Path) -> list[dict[str, Any]]:
+    """Read a file of one JSON object a line."""
+    return [json.loads(line) for line in file.read_text().splitlines()]

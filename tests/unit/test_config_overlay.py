@@ -1,0 +1,110 @@
+# ruff: noqa: E501
+"""Merging from left to right: what a later file or flag changes, removes, brings back and replaces."""
+
+from pathlib import Path
+
+import pytest
+
+from launch.config.errors import ConfigError
+from launch.config.overlay import apply_file, apply_flag, nested
+from launch.config.resolved import flags, merge
+
+
+def merged(*steps: str, tmp_path: Path) -> dict:
+    """Merge YAML texts and `--flag=value` words; return nested values."""
+    table: dict = {}
+    for number, step in enumerate(steps):
+        if step.startswith("--"):
+            ((name, word),) = flags([step])
+            apply_flag(table, name, word, [])
+        else:
+            file = tmp_path / f"{number}.yaml"
+            file.write_text(step)
+            apply_file(table, file, [])
+    return nested(table)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (["a: {b: 1, c: 2}", "a: {c: 3}"], {"a": {"b": 1, "c": 3}}),
+        (["a: {b: [1, 2]}", "a: {b: [3]}"], {"a": {"b": [3]}}),
+        (["a: {b: {c: 1}}", "a: {b: 5}"], {"a": {"b": 5}}),
+        (["a: {b: 5}", "a: {b: {c: 1}}"], {"a": {"b": {"c": 1}}}),
+        (["a: {b: 1}", "a: {}"], {"a": {"b": 1}}),
+        (["a: {b: 1}", "--a.b=2"], {"a": {"b": 2}}),
+        (["--a.b=2", "a: {b: 1}"], {"a": {"b": 1}}),
+        (["--a={b: 1, c: [2]}"], {"a": {"b": 1, "c": [2]}}),
+        (["--a='1'"], {"a": "1"}),
+        (["--a=b: c # d"], {"a": "b: c # d"}),
+        (["model: electra"], {"model": {"class": "electra"}}),
+        (["--model=electra", "--data=text"], {"model": {"class": "electra"}, "data": {"class": "text"}}),
+        (["data: {tokenizer: x}"], {"data": {"tokenizer": {"name": "x"}}}),
+        (["data: {tokenizer: null}"], {"data": {"tokenizer": None}}),
+        (["callbacks: {mine: my.Class}"], {"callbacks": {"mine": {"class": "my.Class"}}}),
+        (["model: {class: a, x: 1}", "model: {class: a, y: 2}"], {"model": {"class": "a", "x": 1, "y": 2}}),
+        (["model: {class: a, x: 1}", "model: {y: 2, class: b}"], {"model": {"class": "b", "y": 2}}),
+        (["callbacks: {progress: {n: 1}}", "callbacks: {progress: my.Own}"], {"callbacks": {"progress": {"class": "my.Own"}}}),
+        (["callbacks: {p: {n: 1}}", "callbacks: {p: null}"], {"callbacks": {"p": None}}),
+        (["callbacks: {p: {n: 1}}", "callbacks: {p: null}", "callbacks: {p: {m: 2}}"], {"callbacks": {"p": {"m": 2}}}),
+        (["callbacks: {p: {n: 1}}", "callbacks: {p: null}", "callbacks: {p: {}}"], {"callbacks": {"p": {}}}),
+        (["callbacks: {p: {n: 1}}", "callbacks: null"], {"callbacks": None}),
+        (["callbacks: {p: {n: 1}}", "callbacks: null", "callbacks: {q: {}}"], {"callbacks": {"q": {}}}),
+    ],
+)  # fmt: skip
+def test_later_changes_earlier(steps: list[str], expected: dict, tmp_path: Path) -> None:
+    assert merged(*steps, tmp_path=tmp_path) == expected
+
+
+A = "callbacks: {p: {n: 1, k: 5}, q: {n: 2}}\n"
+NULL = "callbacks: {p: null}\n"
+B = "callbacks: {p: {n: 3}}\nmodel: electra\n"
+
+
+@pytest.mark.parametrize("through", ["files", "extends", "nested extends"])
+def test_null_counts_wherever_it_stands(through: str, tmp_path: Path) -> None:
+    texts = {"a": A, "null": NULL, "b": B, "all": "extends: [a.yaml, null.yaml, b.yaml]\nseed: 4\n",
+             "deep": "extends: [null.yaml, b.yaml]\n", "top": "extends: [a.yaml, sub/../deep.yaml]\nseed: 4\n"}  # fmt: skip
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    (tmp_path / "sub").mkdir()
+    words = {"files": ["a", "null", "b"], "extends": ["all"], "nested extends": ["top"]}[through]
+    table, _, _ = merge([w for name in words for w in ("--config", str(tmp_path / f"{name}.yaml"))])
+    values = nested(table)
+    assert values["callbacks"]["p"] == {"n": 3}
+    assert values["callbacks"]["q"] == {"n": 2}
+    assert values["model"] == {"class": "electra"}
+    assert "extends" not in values
+
+
+def test_extends_is_relative_and_own_keys_win(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "x.yaml").write_text("extends: ../root.yaml\na: {b: 2, c: 2}\n")
+    (tmp_path / "root.yaml").write_text("a: {b: 1, c: 1, d: 1}\n")
+    (tmp_path / "top.yaml").write_text("a: {c: 3}\nextends: [base/x.yaml]\n")
+    table: dict = {}
+    apply_file(table, tmp_path / "top.yaml", [])
+    assert nested(table) == {"a": {"b": 2, "c": 3, "d": 1}}
+    assert table[("a", "b")].source == f"{tmp_path}/base/x.yaml:2"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: gone.yaml\nextends2: 1\n", "no such file as"),
+        ("extends: me.yaml\n", "the file extends itself"),
+        ("extends: other.yaml\n", "the file extends itself"),
+        ("extends: [1]\n", "expected a list of files"),
+    ],
+)
+def test_extends_mistakes(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "me.yaml").write_text(text)
+    (tmp_path / "other.yaml").write_text("extends: me.yaml\n")
+    with pytest.raises(ConfigError, match=message):
+        apply_file({}, tmp_path / "me.yaml", [])
+
+
+def test_words_of_a_command_line() -> None:
+    assert flags(["-c", "a.yaml", "--config=b.yaml", "--x", "--y", "-1", "--z=", "--w", "a=b"]) == [
+        ("config", "a.yaml"), ("config", "b.yaml"), ("x", "true"), ("y", "-1"), ("z", ""), ("w", "a=b"),
+    ]  # fmt: skip
