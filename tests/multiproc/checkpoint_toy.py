@@ -269,7 +269,7 @@ def start(run: Run) -> list[int]:
         if any(process.exitcode not in (None, 0) for process in processes):
             with contextlib.suppress(ProcessLookupError):
                 for process in processes:
-                    process.join(3 if run.kill is None else 0)  # an error is raised on every rank
+                    process.join(0 if run.kill is not None and not run.raises else 10)  # errors are raised on all
                     process.kill()
         time.sleep(0.01)
     return [process.exitcode for process in processes]
