@@ -88,7 +88,7 @@ def instantiate(resolved: Resolved) -> "LightningDataModule":
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(datamodule, "data")
     values = {key: value for key, value in resolved.values["data"].items() if key != "class"}
-    data = parser.instantiate_classes(parser.parse_object({"data": values})).data
+    data = parser.instantiate(parser.parse_object({"data": values})).data
     if not hasattr(data, "preparation"):
         raise ConfigError(f"data.class = {path!r}: has nothing to prepare; start fit")
     data.seed = resolved.get("seed")

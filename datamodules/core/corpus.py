@@ -104,9 +104,10 @@ class Plan:
         totals = {name: sum(shard[name] for shard in shards) for name in ("rows", "tokens", "documents", "skipped")}
         if not totals["rows"]:
             bad = f" ({totals['skipped']} bad records were skipped, the first: {messages[0]})" if messages else ""
-            raise DataError(
-                f"{self.source.files[0]}: no text for {self.label}{bad}; give a source that holds documents"
-            )
+            fix = "give a source that holds documents"
+            if self.source.share != (0.0, 1.0):
+                fix = "raise data.validation_fraction, set it to 0 for no validation, or name data.validation_source"
+            raise DataError(f"{self.source.files[0]}: no text for {self.label}{bad}; {fix}")
         manifest = {"recipe": asdict(self.recipe), **totals, "messages": messages, "shards": shards}
         write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
         sweep(self.folder)

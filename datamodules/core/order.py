@@ -5,17 +5,12 @@ network over the next power of four, applied again to whatever falls outside [0,
 "Ciphers with Arbitrary Finite Domains", 2002). Hashes are SplitMix64 (Steele, Lea and Flood, 2014).
 """
 
-from collections.abc import Callable
-from functools import lru_cache, partial
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 GOLDEN, MIX_1, MIX_2, MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, (1 << 64) - 1
 ROUNDS = 6
 EPOCH, MICRO_BATCHES = 1, 2  # what a key is for, so that no two uses share one
-
-Order = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
 def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -50,25 +45,19 @@ class Draws:
         return ((x ^ (x >> 31)) >> 11) * 2.0**-53
 
 
-def permute(index: NDArray[np.int64], n: int, *key: int) -> NDArray[np.int64]:
-    """Maps each index in [0, n) through the permutation of [0, n) that belongs to the key."""
+def permute(index: NDArray[np.int64], n: int, *key: int | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Maps each index in [0, n) through the permutation of [0, n) that belongs to the key, or to its own key."""
     half_bits = max(3, ((n - 1).bit_length() + 1) // 2)
-    keys = round_keys(key)
+    keys = [np.broadcast_to(keyed_hash(*key, round_), np.shape(index)) for round_ in range(ROUNDS)]
     out = np.array(index, dtype=np.uint64)
     todo = np.arange(out.size)
     while todo.size:
-        out[todo] = feistel(out[todo], half_bits, keys)
+        out[todo] = feistel(out[todo], half_bits, [key[todo] for key in keys])
         todo = todo[out[todo] >= n]
     return out.astype(np.int64)
 
 
-@lru_cache(maxsize=64)
-def round_keys(key: tuple[int, ...]) -> tuple[NDArray[np.uint64], ...]:
-    """Derives the keys of the rounds."""
-    return tuple(keyed_hash(*key, round_) for round_ in range(ROUNDS))
-
-
-def feistel(x: NDArray[np.uint64], half_bits: int, keys: tuple[NDArray[np.uint64], ...]) -> NDArray[np.uint64]:
+def feistel(x: NDArray[np.uint64], half_bits: int, keys: list[NDArray[np.uint64]]) -> NDArray[np.uint64]:
     """Permutes the words below 4 ** half_bits."""
     bits, low = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
     left, right = x >> bits, x & low
@@ -80,18 +69,4 @@ def feistel(x: NDArray[np.uint64], half_bits: int, keys: tuple[NDArray[np.uint64
 def sample_at(position: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
     """Says which of n samples stands at each position of the endless order of a seed."""
     epoch, index = np.divmod(np.asarray(position, np.int64), n)
-    out = np.empty_like(index)
-    for one in np.unique(epoch):
-        here = epoch == one
-        out[here] = permute(index[here], n, seed, EPOCH, int(one))
-    return out
-
-
-def shuffled(n: int, seed: int) -> Order:
-    """Gives the training order over n samples."""
-    return partial(sample_at, n=n, seed=seed)
-
-
-def in_sequence(position: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The order of evaluation: position p holds sample p."""
-    return position
+    return permute(index, n, seed, EPOCH, epoch)
