@@ -80,5 +80,6 @@ def build(run: Path, tokenizer: object) -> object:
     module_name, _, class_name = resolved.parts.paths[("model",)].rpartition(".")
     options = {name: value for name, value in resolved.values["model"].items() if name != "class"}
     method = getattr(import_module(module_name), class_name)(**options)
+    method.recall(run)
     method.build(tokenizer, resolved.get("data.sequence_length"))
     return method

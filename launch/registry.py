@@ -1,8 +1,11 @@
 """The names that a configuration may use for classes. Strings only: nothing is imported until a run needs it."""
 
-MODELS = {"electra": "lightning_modules.electra.module.Electra"}
+MODELS = {
+    "electra": "lightning_modules.electra.module.Electra",
+    "finetune": "lightning_modules.finetune.module.Finetune",
+}
 
-DATA = {"text": "datamodules.text.TextCorpus"}
+DATA = {"labelled": "datamodules.labelled.LabelledText", "text": "datamodules.text.TextCorpus"}
 
 STRATEGIES = {"single": "launch.strategies.single", "ddp": "launch.strategies.ddp"}
 

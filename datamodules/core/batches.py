@@ -53,6 +53,12 @@ class TextBatch(TypedDict):
     position: int  # smallest place in the global order: the key of the micro-batch's dropout
 
 
+class LabelledBatch(TextBatch):
+    """One micro-batch of text with a label for each sequence."""
+
+    label_B: Tensor  # int64, number of the class; float32 where a number is predicted
+
+
 def flat_layout(lens: list[int], rows_per_group: int = ROWS_PER_GROUP) -> FlatLayout:
     """Lay sequences of the given lengths (longest first) end to end.
 

@@ -7,14 +7,12 @@ the step of the learning rate, the validation step and the data position are one
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.core.batches import TextBatch
@@ -23,7 +21,7 @@ from lightning_modules.core.backward import backward, check_gradients, passes
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
 from lightning_modules.core.keyed import mix, seed_generators
-from lightning_modules.core.optim import build_optimizer, parameter_groups
+from lightning_modules.core.optim import build_optimizer, parameter_groups, set_rates
 from lightning_modules.core.schedules import schedule
 from lightning_modules.core.terms import LossTerms, Totals
 from lightning_modules.core.warm_start import checkpoint_of, load_weights
@@ -74,6 +72,9 @@ class Method(LightningModule):
         """Build the networks for a tokenizer and the longest sequence into `self.model`."""
         raise TypeError(f"{type(self).__name__} gives no build()")
 
+    def recall(self, run: Path) -> None:
+        """Read what `build` needs besides the tokenizer from a run's folder, where there is no data module to ask."""
+
     def target_counts(self, batch: TextBatch) -> dict[str, int]:
         """Return how many targets each loss term has in a micro-batch, from numbers that are on the host."""
         raise TypeError(f"{type(self).__name__} gives no target_counts()")
@@ -118,11 +119,10 @@ class Method(LightningModule):
         """Return the parameter groups; a method with learning rates by depth overrides this."""
         return parameter_groups(self.named_parameters(), self.learning_rate, self.weight_decay)
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, Any]]]:
-        """Build the optimizer and a scheduler that is a function of the step alone."""
-        optimizer = build_optimizer(self.optimizer_name, self.decay_groups(), self.learning_rate, self.adam_epsilon)
-        rate = schedule(self.schedule_name, self.warmup_steps, self.trainer.max_steps)
-        return [optimizer], [{"scheduler": LambdaLR(optimizer, rate), "interval": "step"}]
+    def configure_optimizers(self) -> Optimizer:
+        """Build the optimizer; its learning rates are set at every step, so there is no scheduler with a state."""
+        self.rate = schedule(self.schedule_name, self.warmup_steps, self.trainer.max_steps)
+        return build_optimizer(self.optimizer_name, self.decay_groups(), self.learning_rate, self.adam_epsilon)
 
     def training_step(self, micro_batches: list[TextBatch], batch_idx: int) -> None:
         """Make one update from the rank's micro-batches of one global batch."""
@@ -159,13 +159,13 @@ class Method(LightningModule):
         self._ballot = packed[-1].to("cpu", non_blocking=True)
 
     def _update(self, totals: Totals | None) -> None:
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        optimizer = self.optimizers()
+        set_rates(optimizer, self.rate(self.trainer.global_step))
         if self.trainer.global_step < 2:
             check_gradients(self.named_parameters())
         norm = nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm or float("inf"))
         rate = optimizer.param_groups[0]["lr"]
         optimizer.step()
-        scheduler.step()
         optimizer.zero_grad()
         if totals is not None:
             self._log_step(totals, {"opt/lr": rate, "opt/grad_norm": norm.item()})

@@ -1,0 +1,181 @@
+"""Reading labelled examples: one or two texts and a label a record. A fault names the file, the line, and a fix."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from datamodules.core.errors import DataError
+from datamodules.core.lines import MAX_DOCUMENT_BYTES, Records, text_lines
+from datamodules.core.tables import arrow_batches, open_parquet
+
+Labels = Literal["classes", "numbers"]
+
+
+class Example(NamedTuple):
+    """One labelled example; the label is the name of a class, a number, or None where it is not wanted."""
+
+    first: str
+    second: str | None
+    label: str | float | None
+    place: str  # file and line, for complaints
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Where texts and label of a record stand, and what a label is."""
+
+    text: str
+    pair: str | None
+    label: str | None  # None: no label is read
+    labels: Labels
+
+    def example(self, record: Any, place: str) -> Example:
+        """Take an example out of a record.
+
+        Raises:
+            DataError: a field is missing or of another type.
+        """
+        if not isinstance(record, dict):
+            raise DataError(f"{place}: not a record but {str(record)[:40]!r}; write one JSON object a line")
+        first = text_of(record, self.text, "text_field", place)
+        second = text_of(record, self.pair, "pair_field", place) if self.pair else None
+        label = None if self.label is None else self.label_of(record, place)
+        return Example(first, second, label, place)
+
+    def label_of(self, record: dict[str, Any], place: str) -> str | float:
+        """Read the label as the name of a class or as a number."""
+        value = present(record, self.label, "label_field", place)
+        if self.labels == "numbers":
+            return number_of(value, self.label, place)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, str | int) or value == "":
+            raise DataError(f"{place}: {self.label!r} = {value!r} names no class; give a word or a whole number")
+        return str(value)
+
+
+def present(record: dict[str, Any], name: str, key: str, place: str) -> Any:
+    """Look a field up.
+
+    Raises:
+        DataError: there is no such field.
+    """
+    if name not in record:
+        known = ", ".join(map(repr, record)) or "nothing"
+        raise DataError(f"{place}: has no field {name!r}, only {known}; add it, or set data.{key}")
+    return record[name]
+
+
+def text_of(record: dict[str, Any], name: str, key: str, place: str) -> str:
+    """Look a text up."""
+    value = present(record, name, key, place)
+    if not isinstance(value, str):
+        raise DataError(f"{place}: {name!r} = {value!r:.60} is no text; write a string, or set data.{key}")
+    return value
+
+
+def number_of(value: Any, name: str, place: str) -> float:
+    """Read a finite number, also from the text of a table."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or isinstance(value, bool):
+        raise DataError(f"{place}: {name!r} = {value!r} is no number; correct it, or set data.labels to classes")
+    return number
+
+
+def read_examples(files: tuple[Path, ...], fields: Fields) -> list[Example]:
+    """Read all examples of some files, in order.
+
+    Raises:
+        DataError: a record is no good, or there is none.
+    """
+    found = [fields.example(record, place) for path in files for place, record in records_of(path, fields)]
+    if not found:
+        raise DataError(f"{files[0]}: holds no example; write one record a line")
+    return found
+
+
+def records_of(path: Path, fields: Fields) -> Iterator[tuple[str, Any]]:
+    """Yield each record of a file with its place.
+
+    Raises:
+        DataError: the file cannot be read, or its format has no fields.
+    """
+    suffixes, records = path.suffixes[-2:], Records(fields.text)
+    if ".jsonl" in suffixes:
+        yield from json_records(path, records)
+    elif ".csv" in suffixes or ".tsv" in suffixes:
+        yield from table_records(path, records)
+    elif path.suffix in (".parquet", ".arrow"):
+        batches = (
+            open_parquet(path, records).iter_batches() if path.suffix == ".parquet" else arrow_batches(path, records)
+        )
+        rows = (row for batch in batches for row in batch.to_pylist())
+        yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows))
+    else:
+        raise DataError(f"{path}: has no fields for a label; give jsonl, csv, tsv, parquet or arrow")
+
+
+def json_records(path: Path, records: Records) -> Iterator[tuple[str, Any]]:
+    """Yield one JSON value a line; empty lines are passed over."""
+    for number, (_, line) in enumerate(text_lines(path, 0, math.inf, records), 1):
+        if not line.strip():
+            continue
+        try:
+            yield f"{path}:{number}", json.loads(line)
+        except ValueError as error:
+            raise DataError(
+                f"{path}:{number}: not JSON ({error}): {line[:60]!r}; write one JSON object a line"
+            ) from None
+
+
+def table_records(path: Path, records: Records) -> Iterator[tuple[str, Any]]:
+    """Yield the rows of comma- or tab-separated values with a header line."""
+    csv.field_size_limit(MAX_DOCUMENT_BYTES)
+    lines = (line + "\n" for _, line in text_lines(path, 0, math.inf, records))
+    rows = csv.DictReader(lines, delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True)
+    try:
+        for row in rows:
+            place, wide = f"{path}:{rows.line_num}", len(rows.fieldnames)
+            if None in row or None in row.values():
+                count = wide + len(row.get(None) or ()) - sum(value is None for value in row.values())
+                raise DataError(f"{place}: has {count} columns, the header has {wide}; quote what holds the delimiter")
+            yield place, row
+    except csv.Error as error:
+        raise DataError(
+            f"{path}:{rows.line_num}: not CSV ({error}); close the quotes and double those inside"
+        ) from None
+
+
+def class_names(examples: list[Example]) -> list[str]:
+    """Collect the classes of the training examples, in the order of their numbers or of the alphabet.
+
+    Raises:
+        DataError: there is only one.
+    """
+    names = {example.label for example in examples}
+    if len(names) < 2:
+        raise DataError(f"{examples[0].place}: every label is {names.pop()!r}; there is nothing to learn")
+    whole = all(name.lstrip("-").isdecimal() for name in names)
+    return sorted(names, key=int) if whole else sorted(names)
+
+
+def class_number(example: Example, numbers: dict[str, int]) -> int:
+    """Look the number of an example's class up.
+
+    Raises:
+        DataError: the training data has no such class.
+    """
+    if example.label not in numbers:
+        known = ", ".join(map(repr, list(numbers)[:8])) + (", ..." if len(numbers) > 8 else "")
+        raise DataError(
+            f"{example.place}: label {example.label!r} is none of the training labels {known}; correct it, or add "
+            "training examples of it"
+        )
+    return numbers[example.label]

@@ -1,0 +1,205 @@
+"""Labelled text: formats, examples as transformers would make them, labels that go with their texts, complaints."""
+
+import gzip
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import parquet
+from transformers import PreTrainedTokenizerFast
+
+from datamodules.core.errors import DataError
+from datamodules.core.labels import Example
+from datamodules.core.made_tasks import halves, make_examples
+from datamodules.core.wordpiece import TokenizerOptions
+from datamodules.labelled import Encoded, LabelledText, shortened
+from tests.text import word_tokenizer
+
+ROWS = [{"text": " ".join(f"w{5 + (n + k) % 90}" for k in range(n % 7 + 1)), "label": n % 3} for n in range(30)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    word_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def jsonl(path: Path, rows: list) -> str:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode())) if path.suffix == ".gz" else path.write_text(text)
+    return str(path)
+
+
+def data(tokenizer: str, source: str, **options) -> LabelledText:
+    settings = {"global_batch_size": 8, "micro_batch_size": 4, "sequence_length": 16, **options}
+    made = LabelledText(TokenizerOptions(name=tokenizer), source=source, **settings)
+    made.seed = 7
+    made.setup()
+    return made
+
+
+def texts(batch: dict, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    bounds = batch["layout"].cu_seqlens.tolist()
+    spans = pairwise(bounds)
+    return [tokenizer.decode(batch["ids_T"][a:b], skip_special_tokens=True) for a, b in spans]
+
+
+def test_a_label_stays_with_its_text_in_every_epoch(tmp_path, tokenizer_folder):
+    made = data(tokenizer_folder, jsonl(tmp_path / "a.jsonl", ROWS), global_batch_size=10, micro_batch_size=5)
+    truth = {row["text"]: row["label"] for row in ROWS}
+    assert made.label_names == ["0", "1", "2"] and len(truth) == 30
+    steps = iter(made.train_dataloader())
+    seen = []
+    for _ in range(12):  # four epochs of 30 in batches of 10
+        for batch in next(steps):
+            found = texts(batch, made.tokenizer)
+            assert [truth[text] for text in found] == batch["label_B"].tolist()
+            seen += found
+    assert sorted(seen[:30]) == sorted(truth) == sorted(seen[90:120])
+    assert seen[:30] != seen[30:60]
+
+
+def test_an_evaluation_keeps_the_order_of_the_file(tmp_path, tokenizer_folder):
+    source = jsonl(tmp_path / "a.jsonl", ROWS)
+    made = data(tokenizer_folder, source, test_source=source)
+    batches = [batch for step in made.test_dataloader() for batch in step]
+    by_sample = {s: t for b in batches for s, t in zip(b["sample_B"].tolist(), texts(b, made.tokenizer), strict=True)}
+    assert [by_sample[number] for number in range(30)] == [row["text"] for row in ROWS]
+    labels = {s: n for b in batches for s, n in zip(b["sample_B"].tolist(), b["label_B"].tolist(), strict=True)}
+    assert [labels[number] for number in range(30)] == [row["label"] for row in ROWS]
+
+
+def test_all_formats_give_the_same_examples(tmp_path, tokenizer_folder):
+    table = pa.table({name: [row[name] for row in ROWS] for name in ("text", "label")})
+    parquet.write_table(table, tmp_path / "d.parquet")
+    with pa.OSFile(str(tmp_path / "e.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    (tmp_path / "b.csv").write_text("text,label\n" + "".join(f'"{row["text"]}",{row["label"]}\n' for row in ROWS))
+    (tmp_path / "c.tsv").write_text("label\ttext\n" + "".join(f"{row['label']}\t{row['text']}\n" for row in ROWS))
+    jsonl(tmp_path / "a.jsonl.gz", ROWS)
+    names = ["a.jsonl.gz", "b.csv", "c.tsv", "d.parquet", "e.arrow"]
+    prints = {name: data(tokenizer_folder, str(tmp_path / name)).fingerprint for name in names}
+    assert len(set(prints.values())) == 1, prints
+
+
+@pytest.mark.parametrize("length", [8, 9, 12, 64])
+def test_ids_segments_and_cuts_are_those_of_transformers(length):
+    tokenizer = word_tokenizer()
+    word = [f"w{n}" for n in range(5, 60)]
+    pairs = [(word[:a], word[20 : 20 + b]) for a, b in [(1, 1), (9, 2), (2, 9), (9, 9), (8, 9), (9, 8), (30, 4)]]
+    examples = [Example(" ".join(a), " ".join(b), "x", "") for a, b in pairs]
+    ours = Encoded(examples, tokenizer, length, torch.zeros(len(pairs)))
+    special = [(tokenizer.cls_token, tokenizer.cls_token_id), (tokenizer.sep_token, tokenizer.sep_token_id)]
+    from tokenizers.processors import BertProcessing
+
+    tokenizer.backend_tokenizer.post_processor = BertProcessing(special[1], special[0])
+    for number, example in enumerate(examples):
+        theirs = tokenizer(example.first, example.second, truncation="longest_first", max_length=length)
+        ids, second = ours.gather(np.array([number]))
+        assert ids.tolist() == theirs["input_ids"]
+        assert second[0] == theirs["input_ids"].index(tokenizer.sep_token_id) + 1
+    assert ours.num_cut == sum(len(a) + len(b) + 3 > length for a, b in pairs)
+
+
+def test_a_single_text_is_cut_from_the_right():
+    assert shortened([[1, 2, 3]], 2) == [[1, 2]]
+
+
+def test_numbers_and_pairs(tmp_path, tokenizer_folder):
+    rows = [{"a": "w5", "b": "w6 w7", "score": n / 4} for n in range(8)]
+    options = {"text_field": "a", "pair_field": "b", "label_field": "score", "labels": "numbers"}
+    made = data(tokenizer_folder, jsonl(tmp_path / "a.jsonl", rows), **options)
+    batch = next(iter(made.train_dataloader()))[0]
+    assert batch["label_B"].dtype == torch.float32 and made.label_names == []
+    assert batch["type_T"].view(4, 6).tolist() == [[0, 0, 0, 1, 1, 1]] * 4
+
+
+def test_words_are_classes_in_alphabetical_order_and_numbers_in_theirs(tmp_path, tokenizer_folder):
+    for labels, names in (
+        (["b", "a", "b"], ["a", "b"]),
+        ([10, 9, 2], ["2", "9", "10"]),
+        ([True, False], ["False", "True"]),
+    ):
+        rows = [{"text": "w5", "label": label} for label in labels]
+        assert data(tokenizer_folder, jsonl(tmp_path / "a.jsonl", rows)).label_names == names
+
+
+def test_predictions_need_no_labels(tmp_path, tokenizer_folder):
+    unlabelled = jsonl(tmp_path / "p.jsonl", [{"text": "w9"}, {"text": "w8 w7"}])
+    made = data(tokenizer_folder, jsonl(tmp_path / "a.jsonl", ROWS), predict_source=unlabelled)
+    (batch,) = next(iter(made.predict_dataloader()))
+    assert batch["sample_B"].tolist() == [1, 0]  # longest first
+
+
+def test_a_drawn_part_of_the_training_data(tmp_path, tokenizer_folder):
+    source = jsonl(tmp_path / "a.jsonl", ROWS)
+    assert len(data(tokenizer_folder, source, num_examples=10).splits["train"]) == 10
+    assert len(data(tokenizer_folder, source, num_examples=99).splits["train"]) == 30
+
+
+BAD = [
+    ([*ROWS, {"text": "w5"}], {}, r"a\.jsonl:31: has no field 'label', only 'text'; add it, or set data\.label_field"),
+    ([{"label": 1}], {}, r"a\.jsonl:1: has no field 'text', only 'label'; .*data\.text_field"),
+    (ROWS, {"pair_field": "other"}, r"a\.jsonl:1: has no field 'other'.*data\.pair_field"),
+    ([{"text": 5, "label": 1}], {}, r"a\.jsonl:1: 'text' = 5 is no text"),
+    ([{"text": "w5", "label": None}], {}, r"a\.jsonl:1: 'label' = None names no class"),
+    ([{"text": "w5", "label": 0.5}], {}, r"a\.jsonl:1: 'label' = 0.5 names no class"),
+    ([{"text": "w5", "label": "x"}], {"labels": "numbers"}, r"a\.jsonl:1: 'label' = 'x' is no number; .*data\.labels"),
+    ([ROWS[0], ROWS[3]], {}, r"a\.jsonl:1: every label is '0'; there is nothing to learn"),
+    ([], {}, r"a\.jsonl: holds no example; write one record a line"),
+    (["w5"], {}, r"a\.jsonl:1: not a record but 'w5'; write one JSON object a line"),
+]
+
+
+@pytest.mark.parametrize(("rows", "options", "message"), BAD)
+def test_bad_records_are_refused_with_their_line(tmp_path, tokenizer_folder, rows, options, message):
+    with pytest.raises(DataError, match=message) as error:
+        data(tokenizer_folder, jsonl(tmp_path / "a.jsonl", rows), **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_label_that_training_does_not_know_is_refused(tmp_path, tokenizer_folder):
+    train = jsonl(tmp_path / "a.jsonl", ROWS)
+    other = jsonl(tmp_path / "v.jsonl", [ROWS[0], {"text": "w5", "label": 7}])
+    with pytest.raises(DataError, match=r"v\.jsonl:2: label '7' is none of the training labels '0', '1', '2'; correct"):
+        data(tokenizer_folder, train, validation_source=other)
+
+
+def test_broken_files_are_refused(tmp_path, tokenizer_folder):
+    (tmp_path / "a.jsonl").write_text('{"text": "w5", "label": 1}\n\n{"text": \n')
+    (tmp_path / "b.csv").write_text("text,label\nw5,1\nw5,1,2\n")
+    (tmp_path / "c.csv").write_text('text,label\nw5,"1\n')
+    (tmp_path / "d.txt").write_text("w5\n")
+    for name, message in (
+        ("a.jsonl", r"a\.jsonl:3: not JSON"),
+        ("b.csv", r"b\.csv:3: has 3 columns, the header has 2"),
+        ("c.csv", r"c\.csv:1: not CSV"),
+        ("d.txt", r"d\.txt: has no fields for a label; give jsonl"),
+        ("none.jsonl", "no such file"),
+    ):
+        with pytest.raises(DataError, match=message):
+            data(tokenizer_folder, str(tmp_path / name))
+
+
+def test_an_unknown_made_task_is_refused(tokenizer_folder):
+    with pytest.raises(DataError, match=r"data.source = 'embedded:tpic': no such task; there are embedded:topic"):
+        data(tokenizer_folder, "embedded:tpic")
+
+
+def test_made_tasks_are_balanced_and_no_single_text_tells_the_label():
+    for name in ("embedded:same_article", "embedded:in_order"):
+        examples = make_examples(name, "test")
+        kinds = sorted({example.label for example in examples})
+        for side in (0, 1):
+            texts = [sorted(e[side] for e in examples if e.label == kind) for kind in kinds]
+            assert len(texts[0]) == len(texts[1]) > 150
+            if name == "embedded:same_article":
+                assert texts[0] == texts[1]  # every text stands on this side once with each label
+    pair = halves("One is. Two is. Three is. Four is.", skip=1)
+    assert pair == ("Two is.", "Three is. Four is.") and halves("One is. Two is.", skip=1) is None
+    assert len({example.label for example in make_examples("embedded:topic", "val")}) <= 11
