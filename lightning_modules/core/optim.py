@@ -43,7 +43,7 @@ def parameter_groups(
             decay = weight_decay if is_decayed(name, parameter) else 0.0
             groups.setdefault((scale, decay), []).append(parameter)
     return [
-        {"params": parameters, "lr": learning_rate * scale, "weight_decay": decay}
+        {"params": parameters, "lr": learning_rate * scale, "peak_lr": learning_rate * scale, "weight_decay": decay}
         for (scale, decay), parameters in groups.items()
     ]
 
@@ -94,6 +94,12 @@ class ReleasedAdam(Optimizer):
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
         torch._foreach_addcdiv_(parameters, m, denominator, -lr)
+
+
+def set_rates(optimizer: Optimizer, factor: float) -> None:
+    """Set every group's learning rate to a factor of its peak; the factor is a function of the step alone."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
 
 
 def build_optimizer(name: str, groups: list[dict], learning_rate: float, eps: float) -> Optimizer:

@@ -44,5 +44,5 @@ SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
 
 
 def schedule(name: str, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
-    """Return the named schedule as a function of the step alone, for `LambdaLR`."""
+    """Return the named schedule as a function of the step alone."""
     return partial(SCHEDULES[name], warmup_steps=warmup_steps, total_steps=total_steps)

@@ -77,7 +77,10 @@ def describe_optimizers(module: nn.Module, optimizers: list[Optimizer]) -> list[
 
 
 def restore_groups(module: nn.Module, optimizers: list[Optimizer], saved: list[dict[str, Any]], folder: Path) -> None:
-    """Write the saved numbers into the optimizer groups; what is not a number, such as `fused`, stays as configured.
+    """Require the groups that were saved, and set their learning rates back.
+
+    A rate is where the schedule has come to; every other number (weight decay, betas, ...) is the configuration's, and
+    what is configured now holds (Lightning-AI/pytorch-lightning#20801).
 
     Raises:
         CheckpointError: the class of an optimizer or the parameters of a group differ.
@@ -92,8 +95,7 @@ def restore_groups(module: nn.Module, optimizers: list[Optimizer], saved: list[d
             first = next((i for i, pair in enumerate(zip(now, then, strict=False)) if pair[0] != pair[1]), len(then))
             raise CheckpointError(f"{folder}: group {first} of {saved_entry['class']} held other parameters when saved")
         for group, saved_group in zip(optimizer.param_groups, saved_entry["groups"], strict=True):
-            for key, value in saved_group["numbers"].items():
-                _set_number(group, key, value)
+            _set_rate(group, saved_group["numbers"]["lr"])
 
 
 def _plain_key(key: Any, place: str) -> str | int:
@@ -114,9 +116,8 @@ def _numbers(group: dict[str, Any]) -> dict[str, Any]:
     return numbers
 
 
-def _set_number(group: dict[str, Any], key: str, value: Any) -> None:
-    current = group.get(key)
-    if isinstance(current, Tensor):
-        current.fill_(value)
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
     else:
-        group[key] = tuple(value) if isinstance(value, list) else value
+        group["lr"] = rate
