@@ -1,0 +1,118 @@
+"""What only a GPU can show. Runs with any Python that has torch >= 2.10; what it lacks is skipped with the reason."""
+
+import pytest
+
+torch = pytest.importorskip("torch", minversion="2.10")
+pytest.importorskip("lightning")
+pytest.importorskip("transformers")
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA device", allow_module_level=True)
+
+from lightning_modules.core import attention  # noqa: E402
+from lightning_modules.core.keyed import keyed_uniform, mix  # noqa: E402
+from lightning_modules.core.masking import draw_slots, slot_counts  # noqa: E402
+from lightning_modules.core.optim import build_optimizer, set_rates  # noqa: E402
+from lightning_modules.electra.module import Electra  # noqa: E402
+from tests.text import text_batch, word_tokenizer  # noqa: E402
+
+pytestmark = pytest.mark.gpu
+LENS = [128, 120, 97, 64, 64, 64, 64, 64, 40, 33, 20, 9, 5, 3]
+
+
+def moved(batch: dict) -> dict:
+    """Move a micro-batch to the GPU as the trainer does."""
+    from lightning.fabric.utilities.apply_func import move_data_to_device
+
+    return move_data_to_device(batch, torch.device("cuda"))
+
+
+def electra(**options) -> Electra:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 128, "num_layers": 2, "num_heads": 2, "embedding_size": 64, "max_positions": 128}
+    method = Electra(**{**sizes, "generator_width": 0.5, **options})
+    method.build(word_tokenizer(), 128)
+    return method
+
+
+@pytest.mark.parametrize("kernel", ["_varlen", "_jagged"])
+def test_flash_kernels_equal_grouped_attention_in_float32(kernel):
+    torch.manual_seed(0)
+    layout = moved(text_batch(LENS))["layout"]
+    q, k, v = (torch.randn(sum(LENS), 4, 64, device="cuda", requires_grad=True) for _ in range(3))
+    exact = attention.attend(q, k, v, layout)
+    halves = [x.detach().to(torch.bfloat16).requires_grad_() for x in (q, k, v)]
+    rest = (layout, 0.0, None) if kernel == "_jagged" else (layout, None)
+    rough = getattr(attention, kernel)(*halves, *rest)
+    torch.testing.assert_close(rough.float(), exact, atol=2e-2, rtol=2e-2)
+    weights = torch.randn_like(exact)
+    for ours, theirs in zip(
+        torch.autograd.grad(rough, halves, weights.to(torch.bfloat16)),
+        torch.autograd.grad(exact, (q, k, v), weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours.float(), theirs, atol=5e-2, rtol=5e-2)
+
+
+def test_dropout_takes_the_jagged_kernel_and_keeps_the_mean():
+    layout = moved(text_batch(LENS))["layout"]
+    q = torch.zeros(sum(LENS), 2, 64, device="cuda", dtype=torch.bfloat16)
+    v = torch.ones_like(q)
+    outs = torch.stack([attention.attend(q, q, v, layout, dropout_p=0.5).float() for _ in range(50)])
+    assert outs.std() > 0.01 and abs(outs.mean() - 1) < 0.02
+
+
+def test_draws_are_the_cpu_ones():
+    batch = text_batch(LENS)
+    counts = slot_counts(batch, 0.15, 19, False)
+    here, there = draw_slots(batch, counts, 7, False), draw_slots(moved(batch), counts, 7, False)
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(here, there, strict=True))
+    places = torch.arange(1000)
+    assert torch.equal(keyed_uniform(mix(1, 2), places), keyed_uniform(mix(1, 2), places.cuda()).cpu())
+
+
+def test_losses_and_gradients_in_float32_equal_the_cpu_ones():
+    batch = text_batch(LENS)
+    found = []
+    for device in ("cpu", "cuda"):
+        method = electra(dropout=0.0, attention_dropout=0.0).to(device)
+        terms = method.objective(batch if device == "cpu" else moved(batch), 3, measures=True)
+        counts = {name: float(count) for name, count in method.target_counts(batch).items()}
+        terms.total(counts).backward()
+        gradients = {n: p.grad.cpu() for n, p in method.named_parameters() if "key.bias" not in n}
+        found.append(({n: t.sum.item() for n, t in terms.terms.items()}, gradients))
+    (losses, gradients), (other_losses, other_gradients) = found
+    for name in losses:
+        assert other_losses[name] == pytest.approx(losses[name], rel=1e-4)
+    for name in gradients:
+        torch.testing.assert_close(other_gradients[name], gradients[name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("attention_dropout", [0.0, 0.1])
+def test_bf16_steps_on_flat_kernels_learn(attention_dropout):
+    method, batch = electra(attention_dropout=attention_dropout).cuda(), moved(text_batch(LENS))
+    optimizer = build_optimizer("adamw", method.decay_groups(), 1e-3, 1e-6)
+    losses = []
+    for _ in range(60):
+        set_rates(optimizer, 1.0)
+        with torch.autocast("cuda", torch.bfloat16):
+            terms = method.objective(batch, 3, measures=False)
+        counts = {name: float(count) for name, count in method.target_counts(batch).items()}
+        loss = terms.total(counts)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0] and all(torch.isfinite(torch.tensor(losses)))
+
+
+def test_a_step_waits_for_nothing():
+    """No hidden synchronisation in forward and backward: CUDA would warn, and here the warning is an error."""
+    method, batch = electra().cuda(), moved(text_batch(LENS))
+    with torch.autocast("cuda", torch.bfloat16):
+        method.objective(batch, 3, measures=False).total(dict.fromkeys(method.target_counts(batch), 1.0)).backward()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            terms = method.objective(batch, 4, measures=False)
+            terms.total(dict.fromkeys(method.target_counts(batch), 1.0)).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
