@@ -8,12 +8,12 @@ pytest.importorskip("transformers")
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
-from lightning_modules.core import attention  # noqa: E402
-from lightning_modules.core.keyed import keyed_uniform, mix  # noqa: E402
-from lightning_modules.core.masking import draw_slots, slot_counts  # noqa: E402
-from lightning_modules.core.optim import build_optimizer, set_rates  # noqa: E402
-from lightning_modules.electra.module import Electra  # noqa: E402
-from tests.text import text_batch, word_tokenizer  # noqa: E402
+from lightning_modules.core import attention
+from lightning_modules.core.keyed import keyed_uniform, mix
+from lightning_modules.core.masking import draw_slots, slot_counts
+from lightning_modules.core.optim import build_optimizer, set_rates
+from lightning_modules.electra.module import Electra
+from tests.text import text_batch, word_tokenizer
 
 pytestmark = pytest.mark.gpu
 LENS = [128, 120, 97, 64, 64, 64, 64, 64, 40, 33, 20, 9, 5, 3]
