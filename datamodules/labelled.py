@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from datamodules.core import wordpiece
 from datamodules.core.batches import LabelledBatch, TextBatch
+from datamodules.core.encoded import Encoded
 from datamodules.core.errors import DataError
 from datamodules.core.labels import Example, Fields, Labels, class_names, class_number, read_examples
 from datamodules.core.loader import Batching, Evaluation, FromStep, Steps, loader
@@ -23,7 +24,6 @@ from datamodules.core.order import sample_at
 from datamodules.core.preparation import Preparation, cache_folder
 from datamodules.core.publishing import write_atomically
 from datamodules.core.sources import EMBEDDED, locate
-from datamodules.core.tokenization import for_text
 from datamodules.core.wordpiece import TokenizerOptions
 
 if TYPE_CHECKING:
@@ -254,56 +254,6 @@ class LabelledText(LightningDataModule):
         examples = self.splits[split]
         items = Evaluation(examples, self.batching(), self.is_special())
         return loader(WithLabels(items, examples.labels, np.asarray), self.num_workers)
-
-
-class Encoded:
-    """Examples in memory: [CLS] text [SEP], for pairs [CLS] text [SEP] second text [SEP], and their labels."""
-
-    def __init__(
-        self, examples: list[Example], tokenizer: "PreTrainedTokenizerFast", length: int, labels: torch.Tensor
-    ) -> None:
-        encode = for_text(tokenizer.backend_tokenizer.to_str()).encode_batch_fast
-        paired = examples[0].second is not None
-        texts = [text for example in examples for text in (example[:2] if paired else example[:1])]
-        found = [encoding.ids for encoding in encode(texts, add_special_tokens=False)]
-        first, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
-        rows, seconds, self.num_cut = [], [], 0
-        for number in range(len(examples)):
-            pair = found[2 * number : 2 * number + 2] if paired else [found[number]]
-            kept = shortened(pair, length - 1 - len(pair))
-            self.num_cut += kept != pair
-            rows.append(sum(([*ids, *sep] for ids in kept), first))
-            seconds.append(len(kept[0]) + 2)
-        self.ids = np.array([number for row in rows for number in row], np.int32)
-        self.starts = np.cumsum([0, *map(len, rows)])
-        self.seconds, self.labels = np.array(seconds), labels
-
-    def __len__(self) -> int:
-        return len(self.seconds)
-
-    def lengths(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Looks up how many tokens each example has."""
-        return self.starts[samples + 1] - self.starts[samples]
-
-    def gather(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Lays examples end to end: their ids, and for each the place in it where the second text begins."""
-        rows = [self.ids[self.starts[sample] : self.starts[sample + 1]] for sample in samples.tolist()]
-        return np.concatenate(rows, dtype=np.int64), self.seconds[samples]
-
-    def content(self) -> bytes:
-        """All of the data as bytes."""
-        return b"".join(part.tobytes() for part in (self.ids, self.starts, self.seconds, self.labels.numpy()))
-
-
-def shortened(texts: list[list[int]], room: int) -> list[list[int]]:
-    """Cuts one or two texts from the right to `room` tokens together, the longer one first."""
-    if sum(map(len, texts)) <= room:
-        return texts
-    if len(texts) == 1:
-        return [texts[0][:room]]
-    short = min(*map(len, texts), room // 2)
-    limits = (short, room - short) if len(texts[0]) <= len(texts[1]) else (room - short, short)
-    return [ids[:limit] for ids, limit in zip(texts, limits, strict=True)]
 
 
 class WithLabels(Dataset[list[LabelledBatch]]):

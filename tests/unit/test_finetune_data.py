@@ -12,11 +12,12 @@ import torch
 from pyarrow import parquet
 from transformers import PreTrainedTokenizerFast
 
+from datamodules.core.encoded import Encoded, shortened
 from datamodules.core.errors import DataError
 from datamodules.core.labels import Example
 from datamodules.core.made_tasks import halves, make_examples
 from datamodules.core.wordpiece import TokenizerOptions
-from datamodules.labelled import Encoded, LabelledText, shortened
+from datamodules.labelled import LabelledText
 from tests.text import word_tokenizer
 
 ROWS = [{"text": " ".join(f"w{5 + (n + k) % 90}" for k in range(n % 7 + 1)), "label": n % 3} for n in range(30)]
