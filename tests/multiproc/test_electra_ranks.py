@@ -54,7 +54,7 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, ranks, tmp_path):
     words = [*BASE, *(TWO if ranks == "two" else []), f"--run.dir={tmp_path / 'run'}"]
     kill_at_step(start(*words), tmp_path / "run", 8)
     output = launch(*words)
-    assert "from step 6" in output or "step_00000006" in output
+    assert "going on after step 6" in output
     straight = runs(f"{ranks}-dropout")
     assert metrics(tmp_path / "run") == metrics(straight)
     ours, theirs = optimizer_state(tmp_path / "run"), optimizer_state(straight)
