@@ -32,7 +32,7 @@ class Validation(Callback):
     def evaluate(self, trainer: Trainer, module: Method) -> None:
         """Run one evaluation on all ranks and log it."""
         loader = trainer.datamodule.val_dataloader()
-        if loader is None:
+        if not loader:
             return
         module.eval()
         module.start_evaluation()
