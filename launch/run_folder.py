@@ -101,7 +101,7 @@ class RunFolder:
             self._note("end", lines[-1]["attempt"], reason="killed: it could not say how it ended")
         if not (self.path / "config.yaml").exists() or self.differences(resolved):
             write_whole(self.path / "config.yaml", resolved.run_text())
-        facts = {**(read_json(self.path / RUN_FILE) or {}), **_surroundings(), "config_sha256": resolved.digest()}
+        facts = {**(read_json(self.path / RUN_FILE) or {}), **surroundings(), "config_sha256": resolved.digest()}
         write_json(self.path / RUN_FILE, facts)
         self._note("start", self.attempt, reason=reason, **_identity())
 
@@ -221,7 +221,8 @@ def _other_host(holder: dict[str, Any], path: Path) -> str:
     return "" if same else f"; if that process is gone, delete {path / 'lock'}"
 
 
-def _surroundings() -> dict[str, Any]:
+def surroundings() -> dict[str, Any]:
+    """Return commit, versions, host, command and time of this process."""
     return {
         "commit": _git("rev-parse", "HEAD"),
         "changed_files": (_git("status", "--porcelain") or "").splitlines(),
