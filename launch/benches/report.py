@@ -3,6 +3,7 @@
 import os
 import platform
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from launch.benches.ratios import LEAST_ROUNDS
@@ -99,14 +100,24 @@ def comparison_table(comparisons: list[dict[str, Any]]) -> list[str]:
 def speed_table(settings: list[dict[str, Any]]) -> list[str]:
     """Return the median speed of each system."""
     names = list(settings[0]["tokens_per_s"])
-    lines = ["| setting | padding | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    lines = ["| setting | padding | cores | " + " | ".join(names) + " |", "|---" * (len(names) + 3) + "|"]
     for found in settings:
         padding = f"{found['pad_fraction']:.2f}" if "pad_fraction" in found else "-"
         speeds = " | ".join(
             f"{found['tokens_per_s'][name]:,.0f}" if name in found["tokens_per_s"] else "-" for name in names
         )
-        lines.append(f"| {found['name']} | {padding} | {speeds} |")
-    return lines
+        lines.append(f"| {found['name']} | {padding} | {cores_in_use(found):.2f} | {speeds} |")
+    return [
+        *lines,
+        "",
+        "Cores: how many the first system kept busy; on a machine that others use, fewer than its threads.",
+    ]
+
+
+def cores_in_use(setting: dict[str, Any]) -> float:
+    """Return the median of processor seconds a second in the turns of the first system."""
+    first = next(iter(setting["tokens_per_s"]))
+    return median(turns[first]["cpu_seconds"] / turns[first]["seconds"] for turns in setting["rounds"])
 
 
 def time_table(settings: list[dict[str, Any]]) -> list[str]:

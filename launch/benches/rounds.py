@@ -26,7 +26,7 @@ class SystemFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Turn:
-    """What one system did in one turn: how long it took, and what was counted, such as `tokens`."""
+    """What one system did in one turn: how long it took, and what was counted, such as `tokens` and `cpu_seconds`."""
 
     seconds: float
     counts: dict[str, float]
@@ -58,6 +58,7 @@ class Gate:
         """Tell what the turn took."""
         self.synchronize()
         seconds, profile = time.perf_counter() - self.began, {}
+        self.counts["cpu_seconds"] = time.process_time() - self.cpu_began
         if self.profiler is not None:
             from launch.benches.profile import summary
 
@@ -78,7 +79,7 @@ class Gate:
             self.profiler = profiler(self.device)
             self.profiler.start()
         self.synchronize()
-        self.began = time.perf_counter()
+        self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was told."""

@@ -47,13 +47,14 @@ def test_card_holds_every_comparison(tmp_path):
     speeds = {"ours": [300.0] * 20, "theirs": [100.0] * 20}
     goals = [Goal("ours", "theirs", least) for least in (2.0, 4.0, None)]
     there = {"versions": {"torch": "2"}, "changed_files": ["a"], "commit": "c" * 40, "load": 3.0, "cpu": cpu_name()}
+    turn = {"seconds": 2.0, "cpu_seconds": 3.0}
     results = {
         "bench": "toy",
         "command": "bench toy",
         "minutes": 1.0,
         "machine": {**there, "cores": 2, "time": "now", "python": "3"},
         "about": ["words"],
-        "settings": [{"name": "here", "tokens_per_s": {"ours": 300.0, "theirs": 100.0}}],
+        "settings": [{"name": "here", "tokens_per_s": {"ours": 300.0, "theirs": 100.0}, "rounds": [{"ours": turn}]}],
         "comparisons": [compared(goal, speeds, "here") for goal in goals],
     }
     write(tmp_path, results)
@@ -62,7 +63,7 @@ def test_card_holds_every_comparison(tmp_path):
     assert "| here | ours / theirs | 2 | 3 | 3 to 3 | 20 | yes |" in text
     assert "| here | ours / theirs | 4 | 3 | 3 to 3 | 20 | **no** |" in text
     assert "| here | ours / theirs | - | 3 | 3 to 3 | 20 | - |" in text
-    assert "| here | - | 300 | 100 |" in text
+    assert "| here | - | 1.50 | 300 | 100 |" in text
     assert "commit cccccccccccc with 1 changed files" in text
     assert "Others were using it: load 3.0" in text
     assert (tmp_path / "ratios.png").read_bytes().startswith(b"\x89PNG")
