@@ -31,18 +31,25 @@ def keyed_hash(*parts: int | ArrayLike) -> NDArray[np.uint64]:
     return state
 
 
-class Draws:
-    """Uniform numbers of one key, one after the other, without numpy's cost per call."""
+def mix(x: int) -> int:
+    """Scrambles one 64-bit word as mix64 does, without numpy's cost per call."""
+    x = (x + GOLDEN) & MASK
+    x = ((x ^ (x >> 30)) * MIX_1) & MASK
+    x = ((x ^ (x >> 27)) * MIX_2) & MASK
+    return x ^ (x >> 31)
 
-    def __init__(self, *key: int) -> None:
-        self.state = int(keyed_hash(*key))
+
+class Draws:
+    """Uniform numbers of one key, one after the other."""
+
+    def __init__(self, seed: int, document: int) -> None:
+        self.state = mix(mix(seed & MASK) ^ document)
 
     def uniform(self) -> float:
         """Draws the next number in [0, 1), with 53 random bits."""
+        value = mix(self.state)
         self.state = (self.state + GOLDEN) & MASK
-        x = ((self.state ^ (self.state >> 30)) * MIX_1) & MASK
-        x = ((x ^ (x >> 27)) * MIX_2) & MASK
-        return ((x ^ (x >> 31)) >> 11) * 2.0**-53
+        return (value >> 11) * 2.0**-53
 
 
 def permute(index: NDArray[np.int64], n: int, *key: int | NDArray[np.int64]) -> NDArray[np.int64]:

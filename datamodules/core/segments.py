@@ -17,15 +17,22 @@ SHORTEST_TARGET = 5
 
 Sentences = Literal["split", "line"]
 # A sentence ends at . ! or ? with closing quotes or brackets, before white space and what can begin a sentence.
-SENTENCE_END = re.compile(r"""(?<=[.!?])(["'\u2019\u201d)\]]*)\s+(?=["'\u2018\u201c(\[]*[^\W_a-z])""")
+SENTENCE_END = re.compile(r"""[.!?]["'\u2019\u201d)\]]*\s+(?=["'\u2018\u201c(\[]*[^\W_a-z])""")
 
 
 def sentences_of(text: str, rule: Sentences) -> list[str]:
     """Divides a document into sentences: its lines, or with "split" also what ends like a sentence inside a line."""
-    lines = (line.strip() for line in text.splitlines())
-    if rule == "line":
-        return [line for line in lines if line]
-    return [part for line in lines for part in SENTENCE_END.sub(r"\1\n", line).split("\n") if part]
+    lines = [line for line in map(str.strip, text.splitlines()) if line]
+    return lines if rule == "line" else [sentence for line in lines for sentence in divided_line(line)]
+
+
+def divided_line(line: str) -> Iterator[str]:
+    """Yields the sentences of a line."""
+    start = 0
+    for end in SENTENCE_END.finditer(line):
+        yield line[start : end.end()].rstrip()
+        start = end.end()
+    yield line[start:]
 
 
 def two_segments(sentences: list[list[int]], max_length: int, draws: Draws) -> Iterator[tuple[list[int], list[int]]]:
