@@ -25,7 +25,7 @@ from launch.guard import Guard
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # seeds, devices and tips at every start
 warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # between torch and Lightning
-KEY = re.compile(r'(?:Parser )?key "([\w.]+)": *|option \'([\w.]+)\'', re.IGNORECASE)
+KEY = re.compile(r'(?:Parser )?key "([\w.]+)":? *|option \'([\w.]+)\'', re.IGNORECASE)
 SUBTYPES = re.compile(r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*")
 
 
@@ -131,18 +131,14 @@ class Cli(LightningCLI):
         _leave_signals_alone(trainer)
         return trainer
 
-    def instantiate_classes(self) -> None:
-        """Instantiate everything; what Lightning finds wrong with the Trainer's options is a mistake of the user's."""
-        try:
-            super().instantiate_classes()
-        except MisconfigurationException as error:
-            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if self.command == "fit":
             callbacks = [Guard(self.resolved, self.checkpoint is not None), *callbacks, self.record]
         config["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
-        return super()._instantiate_trainer(config, callbacks)
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (MisconfigurationException, ValueError) as error:  # the Trainer's own checks of its options
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
     def after_instantiate_classes(self) -> None:
         """Give both sides the seed, and apply the rules that had to wait for the number of ranks."""

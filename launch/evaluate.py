@@ -43,7 +43,7 @@ def evaluate(command: str, resolved: Resolved, folder: RunFolder) -> int:
 def _measured(command: str, found: Any, cli: Cli, run: Path, checkpoint: Path) -> None:
     metrics = {name: value for part in found for name, value in part.items()} | cli.model.logged
     file = run / f"{command}.json"
-    write_json(file, {"checkpoint": str(checkpoint), "step": step_of(checkpoint), "metrics": metrics})
+    write_json(file, {"checkpoint": str(checkpoint), "step": step_of(checkpoint), **metrics})
     print(*table(metrics, f"{command} of {checkpoint}"), f"written to {file}", sep="\n")
 
 

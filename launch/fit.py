@@ -77,8 +77,9 @@ def _run(cli: Cli) -> Outcome:
 
 
 def _told(error: Exception) -> int:
-    who = f"rank {process_rank()}: " if process_rank() else ""
-    print(f"{who}error: {error}", file=sys.stderr, flush=True)
+    rank = process_rank()
+    if rank == 0 or not isinstance(error, ConfigError):  # all ranks make the same mistake in a configuration
+        print(f"rank {rank}: error: {error}" if rank else f"error: {error}", file=sys.stderr, flush=True)
     return ERROR
 
 

@@ -229,7 +229,7 @@ def surroundings() -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "host": socket.gethostname(),
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(["python", "-m", "launch", *sys.argv[1:]]),
         "time": _now(),
     }
 

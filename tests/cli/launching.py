@@ -50,3 +50,27 @@ def errors(done: subprocess.CompletedProcess) -> list[str]:
 def json_lines(file: Path) -> list[dict[str, Any]]:
     """Read a file of one JSON object a line."""
     return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+class Live:
+    """A command line that goes on while the test looks at it."""
+
+    def __init__(self, *words: str, **more: str) -> None:
+        command = [sys.executable, "-m", "launch", *words]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.seen: list[str] = []
+
+    def wait_for(self, words: str) -> None:
+        """Read its output until a line begins with the words."""
+        for line in self.process.stdout:
+            self.seen.append(line.rstrip("\n"))
+            if line.startswith(words):
+                return
+        raise AssertionError(f"it ended without {words!r}: {self.seen} {self.process.stderr.read()}")
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait for its end and return the exit code and both outputs."""
+        rest, stderr = self.process.communicate(timeout=120)
+        return self.process.returncode, "\n".join([*self.seen, rest]), stderr

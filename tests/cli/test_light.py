@@ -98,7 +98,7 @@ def test_every_mistake_is_shown_at_once(tmp_path: Path) -> None:
         f"model.hiden_size = 64 ({bad}:3): not an option of Toy; did you mean model.hidden_size?",
         "model.hidden_size = 100.0 (--model.hidden_size): expected int; write 100",
         f"model.language = 1.1 ({bad}:5): expected str; put it in quotes",
-        f'model.ends = nowhere ({bad}:4): expected one of "", diverged, error, data, term, config',
+        f'model.ends = nowhere ({bad}:4): expected one of "", diverged, error, data, term',
         "data.tag = null (--data.tag): expected str",
         f"data.global_batch_size = 8 ({tmp_path}/toy.yaml:7): must be a multiple of micro_batch_size x ranks = 3 x 1 "
         f"= 3; nearest: 6 or 9, or micro_batch_size 2 [data.micro_batch_size = 3 ({bad}:6), ranks = 1 (strategy single)"

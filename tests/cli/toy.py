@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -44,20 +45,23 @@ class Toy(LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         head: Head | None = None,
         weights: dict[str, float] | None = None,
-        ends: Literal["", "diverged", "error", "data", "term", "config"] = "",
+        ends: Literal["", "diverged", "error", "data", "term"] = "",
         ends_at: int = 3,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.logged: dict[str, float] = {}
         self.seed = -1
+        self.betas = betas
         self.hidden_size, self.learning_rate, self.ends, self.ends_at = hidden_size, learning_rate, ends, ends_at
         self.layer: nn.Linear | None = None
 
     def configure_model(self) -> None:
         if self.layer is None:
-            print(f"building with seed {self.seed} for {self.trainer.datamodule.source}", flush=True)
+            if self.trainer.global_rank > 0:
+                print("rank 1 was started with", sys.argv[1:], flush=True)
             self.layer = nn.Linear(self.hidden_size, 1)
+            assert self.seed == self.trainer.datamodule.seed == torch.initial_seed()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
@@ -155,3 +159,10 @@ class Shout(Callback):
 
 class Silent(Callback):
     """A callback without options."""
+
+
+class Open(Shout):
+    """A callback with arguments that only the class itself knows."""
+
+    def __init__(self, loud: bool = False, **more: str) -> None:
+        super().__init__(**more)

@@ -1,0 +1,114 @@
+"""How a run ends: exit codes, the ledger, signals, and who may be in a folder."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.launching import TOY, Live, errors, json_lines, launch, light
+
+
+def fit(run: Path, *words: str) -> subprocess.CompletedProcess:
+    return launch("fit", "--config", TOY, "--run.dir", str(run), *words)
+
+
+def outcome(run: Path) -> tuple[int, int, str]:
+    found = json.loads((run / "outcome.json").read_text())
+    return found["code"], found["step"], found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "reason", "stderr"),
+    [
+        ("diverged", 3, "diverged: loss nan at step 3", "error: loss nan at step 3\n"),
+        ("data", 1, "error: corpus.txt: line 3 is empty; remove it", "error: corpus.txt: line 3 is empty; remove it\n"),
+        ("error", 1, "RuntimeError: a fault of the code", None),
+    ],
+)
+def test_failures(ends: str, code: int, reason: str, stderr: str | None, tmp_path: Path) -> None:
+    done = fit(tmp_path, "--model.ends", ends)
+    assert done.returncode == code
+    assert outcome(tmp_path) == (code, 2, reason)
+    if stderr is None:
+        assert "Traceback" in done.stderr
+        assert done.stderr.endswith("RuntimeError: a fault of the code\n")
+    else:
+        assert done.stderr == stderr
+    assert [line["step"] for line in json_lines(tmp_path / "metrics.jsonl")] == [1, 2], "nothing logged is lost"
+    assert (tmp_path / "lock").read_text() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_run_that_goes_on_later(number: signal.Signals, tmp_path: Path) -> None:
+    live = Live("fit", "--config", TOY, "--run.dir", str(tmp_path), "--trainer.max_steps", "1000000",
+                "--callbacks.checkpoint.every_n_steps", "100000")  # fmt: skip
+    live.wait_for("step 3")
+    done = light("fit", "--config", TOY, "--run.dir", str(tmp_path))
+    (line,) = errors(done)
+    assert f"in use by process {live.process.pid} on {socket.gethostname()} since " in line
+    live.process.send_signal(number)
+    live.process.send_signal(number)  # a batch system sends it twice
+    code, stdout, stderr = live.end()
+    assert code == 75, stderr
+    assert stderr == f"\n{number.name}: stopping after this step; a second one ends at once\n"
+    stopped = int(stdout.split("stopped at step ")[1].split()[0])
+    assert outcome(tmp_path) == (75, stopped, number.name)
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step_*")] == [f"step_{stopped:08d}"]
+    assert stdout.endswith("and the same command goes on from there\n")
+    if number is signal.SIGTERM:
+        again = fit(tmp_path, "--trainer.max_steps", str(stopped + 2))
+        assert [w for w in again.stdout.splitlines() if w.startswith("step")][:2] == [
+            f"step {stopped + 1}", f"step {stopped + 2}",
+        ]  # fmt: skip
+
+
+def test_a_killed_run_leaves_a_lock_that_counts_for_nothing(tmp_path: Path) -> None:
+    live = Live("fit", "--config", TOY, "--run.dir", str(tmp_path), "--trainer.max_steps", "1000000")
+    live.wait_for("step 5")
+    live.process.kill()
+    live.end()
+    assert json.loads((tmp_path / "lock").read_text())["pid"] == live.process.pid
+    newest = max(path.name for path in (tmp_path / "checkpoints").glob("step_*"))
+    step = int(newest.removeprefix("step_"))
+    done = fit(tmp_path, "--trainer.max_steps", str(step + 1), "--run.checkpoint", str(step))
+    assert done.returncode == 0, done.stderr
+    ledger = [(line["attempt"], line["event"], line["reason"]) for line in json_lines(tmp_path / "ledger.jsonl")]
+    assert ledger == [
+        (1, "start", "new"),
+        (1, "end", "killed: it could not say how it ended"),
+        (2, "start", f"resumed after step {step}"),
+        (2, "end", "done"),
+    ]
+    assert [line["step"] for line in json_lines(tmp_path / "metrics.jsonl")] == list(range(1, step + 2))
+
+
+def held(run: Path, **facts: object) -> None:
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "born": "", "job": "", "time": "noon"} | facts
+    (run / "lock").write_text(json.dumps(holder))
+
+
+def test_whose_lock_counts(tmp_path: Path) -> None:
+    """A fit that gets past the lock finds the run finished, so nothing heavy is needed to see it."""
+    words = ["fit", "--config", TOY, "--run.dir", str(tmp_path)]
+    (tmp_path / "outcome.json").write_text('{"code": 0, "step": 6}')
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    held(tmp_path)
+    assert "in use by process" in errors(light(*words))[0]
+    held(tmp_path, host="node7", pid=gone.pid)
+    (line,) = errors(light(*words))
+    assert line.endswith(f"if that process is gone, delete {tmp_path}/lock")
+    held(tmp_path, host="node7", job="123")
+    assert light(*words, SLURM_JOB_ID="124").returncode == 1
+    assert light(*words, SLURM_JOB_ID="123").returncode == 0, "the same job, requeued on another node"
+    held(tmp_path, pid=gone.pid)
+    assert light(*words).returncode == 0, "the process is gone"
+    held(tmp_path, born="17")
+    assert light(*words).returncode == 0, "its number belongs to another process now"
+    (tmp_path / "lock").write_text("{half a li")
+    assert light(*words).returncode == 0

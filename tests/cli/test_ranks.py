@@ -1,0 +1,54 @@
+"""Two processes: one writes the folder, all read one configuration, any of them can be asked to stop."""
+
+import json
+import socket
+from pathlib import Path
+
+from tests.cli.launching import TOY, Live, errors, json_lines, launch
+
+DDP = ["--config", TOY, "--config", "configs/strategy/ddp.yaml", "--data.micro_batch_size", "2"]
+
+
+def test_a_run_of_two_ranks_stops_by_a_signal_to_the_second_and_goes_on(tmp_path: Path) -> None:
+    words = [*DDP, "--trainer.devices", "2", "--run.dir", str(tmp_path)]
+    done = launch("fit", *words, "--model.ends", "term", "--model.ends_at", "3")
+    assert done.returncode == 75, done.stderr
+    stored = ["fit", "--config", f"{tmp_path}/config.yaml"]
+    assert f"rank 1 was started with {stored}" in done.stdout.splitlines()
+    assert done.stdout.count("method: Toy") == 1
+    assert "batch: 8 = 2 ranks x 2 micro-batches of 2, up to 128 tokens a step" in done.stdout
+    assert done.stdout.count("step 3\n") == 2
+    assert "step 4" not in done.stdout
+    done = launch("fit", *words)
+    assert done.returncode == 0, done.stderr
+    resumed = [*stored, "--run.checkpoint", f"{tmp_path}/checkpoints/step_00000003"]
+    assert f"rank 1 was started with {resumed}" in done.stdout.splitlines()
+    assert [line["step"] for line in json_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    ledger = [(line["attempt"], line["event"], line["reason"]) for line in json_lines(tmp_path / "ledger.jsonl")]
+    assert ledger == [
+        (1, "start", "new"), (1, "end", "a signal to another rank"),
+        (2, "start", "resumed after step 3"), (2, "end", "done"),
+    ]  # fmt: skip
+
+
+def test_ranks_of_one_machine_that_do_not_fit_are_refused_before_the_model(tmp_path: Path) -> None:
+    words = [*DDP, "--trainer.devices", "auto", "--run.dir", str(tmp_path), "--data.micro_batch_size", "16"]
+    (line,) = errors(launch("fit", *words))
+    assert line.startswith("data.global_batch_size = 8 (tests/cli/toy.yaml:7): must be a multiple of")
+    assert line.endswith("ranks = 1 (--trainer.devices)]")
+
+
+def test_ranks_with_different_configurations_are_refused(tmp_path: Path) -> None:
+    """Started from outside, as by srun: every rank reads its own words."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    words = [*DDP, "--trainer.devices", "2", "--run.dir", str(tmp_path)]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    ranks = [Live("fit", *words, "--model.language", f"x{rank}", LOCAL_RANK=str(rank), **shared) for rank in (0, 1)]
+    (code_0, _, stderr_0), (code_1, _, stderr_1) = [rank.end() for rank in ranks]
+    assert (code_0, code_1) == (1, 1)
+    assert stderr_0 == "error: the ranks were started with different configurations; give all of them the same files\n"
+    assert "error:" not in stderr_1
+    assert len(json_lines(tmp_path / "ledger.jsonl")) == 2, "the second rank writes nothing"
+    assert json.loads((tmp_path / "outcome.json").read_text())["code"] == 1

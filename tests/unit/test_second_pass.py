@@ -1,0 +1,84 @@
+# ruff: noqa: E501
+"""The real classes have the last word, in one line; and which checkpoint is meant."""
+
+from pathlib import Path
+
+import pytest
+
+from launch.checkpoints import choose, step_of
+from launch.cli import Cli, translated
+from launch.config.errors import ConfigError
+from launch.config.read import Entry
+from launch.config.resolved import resolve
+from lightning_modules.core.checkpoint.errors import CheckpointError
+
+TOY = ["--config", "tests/cli/toy.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainer.accelerator", "[1]"], "trainer.accelerator = [1] (--trainer.accelerator): expected str or Accelerator"),
+        (["--trainer.profiler", "[1]"], "trainer.profiler = [1] (--trainer.profiler): expected Profiler or str or NoneType"),
+        (["--trainer.accelerator", "abacus"], "trainer: You selected an invalid accelerator name: `accelerator='abacus'`"),
+        (["--model", "tests.cli.toy.Points", "--model.global_batch_size", "8"], "model.class = tests.cli.toy.Points: not a Lightning LightningModule"),
+        (["--callbacks.silent.class", "tests.cli.toy.Head", "--callbacks.silent.width", "1"],
+         "callbacks.silent.class = tests.cli.toy.Head: not a Lightning Callback"),
+        (["--callbacks.silent.class", "tests.cli.toy.Open", "--callbacks.silent.loudnes", "1"],
+         "callbacks.silent.loudnes = 1 (--callbacks.silent.loudnes): "),
+    ],
+)  # fmt: skip
+def test_messages(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Cli("fit", resolve([*TOY, "--data.global_batch_size", "8", "--data.source", "x", *words], "fit"))
+    (problem,) = caught.value.problems
+    assert problem.startswith(message)
+    assert "\n" not in problem
+
+
+def test_an_open_constructor_takes_what_the_real_class_takes() -> None:
+    cli = Cli(
+        "fit", resolve([*TOY, "--callbacks.silent.class", "tests.cli.toy.Open", "--callbacks.silent.word", "hey"])
+    )
+    assert [callback.word for callback in cli.trainer.callbacks if type(callback).__name__ == "Open"] == ["hey"]
+
+
+def test_the_trainer_is_ours(tmp_path: Path) -> None:
+    cli = Cli("fit", resolve([*TOY, "--run.dir", str(tmp_path), "--seed", "11"], "fit"))
+    trainer = cli.trainer
+    assert (trainer.max_steps, trainer.max_epochs, trainer.accumulate_grad_batches) == (6, -1, 1)
+    assert trainer.default_root_dir == str(tmp_path)
+    assert [type(logger).__name__ for logger in trainer.loggers] == ["TensorBoard", "JsonLines"]
+    assert trainer.loggers[1].path == tmp_path / "metrics.jsonl"
+    names = [type(callback).__name__ for callback in trainer.callbacks]
+    assert names == ["Guard", "Progress", "Shout", "Silent", "RunRecord", "Checkpoint"], "no summary, no bar"
+    assert (cli.model.seed, cli.datamodule.seed) == (11, 11)
+    assert cli.model.betas == (0.9, 0.999)
+    evaluation = Cli("test", resolve([*TOY, "--run.dir", str(tmp_path)]))
+    assert evaluation.trainer.loggers == []
+    assert list(tmp_path.iterdir()) == [], "instantiating writes nothing"
+
+
+def test_patterns_of_the_parser_that_are_read() -> None:
+    """Pinned to jsonargparse 4.53: a new version has to pass this."""
+    table = {("a", "b"): Entry(3, "f.yaml:1")}
+    assert translated('Parser key "a.b": Expected x', table) == "a.b = 3 (f.yaml:1): Expected x"
+    assert translated('Key "a.b" is\n required', table) == "a.b = 3 (f.yaml:1): is required"
+    assert translated("Group 'a' does not accept option 'b'", table) == "Group 'a' does not accept option 'b'"
+    assert translated("nothing known", table) == "nothing known"
+
+
+def test_which_checkpoint_is_meant(tmp_path: Path) -> None:
+    assert choose(tmp_path / "checkpoints", None) is None
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / "step_00000004").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="every checkpoint is damaged; delete the folder to start at step 0"):
+        choose(checkpoints, None)
+    for wanted in (5, "5", "best", str(tmp_path / "gone")):
+        with pytest.raises(
+            CheckpointError, match=f"run.checkpoint = {wanted}: there is no .*; steps of this run: none"
+        ):
+            choose(checkpoints, wanted)
+    with pytest.raises(CheckpointError, match="manifest"):
+        choose(checkpoints, 4)
+    assert [step_of(path) for path in (None, Path("x/step_00000012"), Path("x/other"))] == [0, 12, 0]
