@@ -51,7 +51,7 @@ def fit(resolved: Resolved, folder: RunFolder) -> int:
         sys.argv[1:] = ["fit", *stored, *(["--run.checkpoint", str(checkpoint)] if checkpoint else [])]
     outcome = _run(cli)
     if is_first:
-        folder.end(outcome.code, cli.trainer.global_step, outcome.reason)
+        folder.end(outcome.code, max(step, cli.trainer.global_step), outcome.reason)
         _end_children(cli, GRACE_SECONDS if outcome.code in (DONE, STOPPED) else 1.0)
     return DONE if is_child() and outcome.code != ERROR else outcome.code
 

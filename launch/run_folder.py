@@ -67,10 +67,11 @@ class RunFolder:
             raise ConfigError(f"run.fresh = true: {self.path} exists; give another --run.dir, or delete the folder")
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # for the moment of looking and writing only
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)  # for the moment of looking and writing only
             file.seek(0)
             holder = _parsed(file.read())
-            if holder and _is_live(holder):
+            if isinstance(holder, dict) and _is_live(holder):
                 raise ConfigError(
                     f"run.dir = {self.path}: in use by process {holder['pid']} on {holder['host']} since "
                     f"{holder['time']}; wait for it, or give another --run.dir{_other_host(holder, self.path)}"

@@ -16,7 +16,7 @@ class Run:
     fresh: bool = False
     """refuse a folder that exists, instead of going on from its newest checkpoint"""
     checkpoint: str | int | None = None
-    """for validate, test and predict: "best", a step, or a folder; without it the newest one"""
+    """the checkpoint to evaluate, or to go on from: "best", a step, or a folder; without it the newest one"""
 
 
 def start_table() -> Table:

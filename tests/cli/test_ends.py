@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,17 @@ def test_a_signal_stops_a_run_that_goes_on_later(number: signal.Signals, tmp_pat
         assert [w for w in again.stdout.splitlines() if w.startswith("step")][:2] == [
             f"step {stopped + 1}", f"step {stopped + 2}",
         ]  # fmt: skip
+
+
+def test_a_signal_during_the_imports_ends_before_the_first_step(tmp_path: Path) -> None:
+    live = Live("fit", "--config", TOY, "--run.dir", str(tmp_path))
+    while not (tmp_path / "lock").exists():
+        time.sleep(0.01)
+    live.process.terminate()
+    code, stdout, _ = live.end()
+    assert code == 75
+    assert "step 1" not in stdout
+    assert outcome(tmp_path) == (75, 0, "SIGTERM before the first step")
 
 
 def test_a_killed_run_leaves_a_lock_that_counts_for_nothing(tmp_path: Path) -> None:
