@@ -15,22 +15,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from datamodules.core.processes import one_thread
 from datamodules.core.segments import sentences_of
 from datamodules.core.sources import SAMPLES
-from datamodules.core.tokenization import DOCUMENTS_PER_BATCH, for_text, one_thread
+from datamodules.core.tokenization import DOCUMENTS_PER_BATCH, for_text
 from datamodules.core.wordpiece import TokenizerOptions, WordPieceTraining
 from datamodules.text import TextCorpus
 
 
 def timed(work: Callable[[], None]) -> tuple[float, float]:
-    """Measures wall seconds and this process's processor seconds."""
+    """Measure wall seconds and this process's processor seconds."""
     wall, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - processor
 
 
 def bare(tokenizer_json: str, sentences: list[list[str]]) -> None:
-    """Encodes the sentences of all documents, in batches as preparation makes them."""
+    """Encode the sentences of all documents, in batches as preparation makes them."""
     tokenizer = for_text(tokenizer_json)
     with one_thread():
         for start in range(0, len(sentences), DOCUMENTS_PER_BATCH):
@@ -39,7 +40,7 @@ def bare(tokenizer_json: str, sentences: list[list[str]]) -> None:
 
 
 def prepared(source: Path, cache: Path, tokenizer: str, num_processes: int) -> TextCorpus:
-    """Prepares the corpus from nothing."""
+    """Prepare the corpus from nothing."""
     data = TextCorpus(
         TokenizerOptions(name=tokenizer),
         32,
@@ -54,7 +55,7 @@ def prepared(source: Path, cache: Path, tokenizer: str, num_processes: int) -> T
 
 
 def preparation(source: Path, sentences: list[list[str]], tokenizer: str, folder: Path, rounds: int) -> None:
-    """Prints the rates of the bare tokenizer and of preparation with one and two processes."""
+    """Print the rates of the bare tokenizer and of preparation with one and two processes."""
     tokens = prepared(source, folder / "warm", tokenizer, 1)
     tokens.setup()
     count, text = tokens.corpora["train"].num_tokens, tokens.tokenizer.backend_tokenizer.to_str()
@@ -76,7 +77,7 @@ def preparation(source: Path, sentences: list[list[str]], tokenizer: str, folder
 
 
 def loading(source: Path, cache: Path, tokenizer: str, steps: int) -> None:
-    """Prints the rate of the train loader at sequence length 128 and 32 sequences a batch, in this process."""
+    """Print the rate of the train loader at sequence length 128 and 32 sequences a batch, in this process."""
     data = prepared(source, cache, tokenizer, 1)
     data.setup()
     batches = iter(data.train_dataloader())
@@ -92,7 +93,7 @@ def loading(source: Path, cache: Path, tokenizer: str, steps: int) -> None:
 
 
 def main() -> None:
-    """Measures on repeated embedded text."""
+    """Measure on repeated embedded text."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--copies", type=int, default=4, help="how often the embedded text is repeated (5 MB each)")
     parser.add_argument("--rounds", type=int, default=3)

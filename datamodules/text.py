@@ -92,11 +92,11 @@ class TextCorpus(LightningDataModule):
         self.stream_states: dict[str, Any] | None = None
 
     def prepare_data(self) -> None:
-        """Trains the tokenizer and tokenises the corpora that are not there yet; Lightning calls it on one rank."""
+        """Train the tokenizer and tokenises the corpora that are not there yet; Lightning calls it on one rank."""
         self.places = self.preparation.make(self.seed)
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the tokenizer and the corpora, on every rank those that rank 0 has made."""
+        """Open the tokenizer and the corpora, on every rank those that rank 0 has made."""
         if self.places is None and self.rank == 0:
             self.prepare_data()
         if self.world_size > 1:
@@ -144,7 +144,7 @@ class TextCorpus(LightningDataModule):
         return lines
 
     def example_source(self, split: str) -> ExampleSource:
-        """Gives the examples of a split.
+        """Give the examples of a split.
 
         Raises:
             DataError: the split has no text.
@@ -158,7 +158,7 @@ class TextCorpus(LightningDataModule):
         return Windows(self.corpora[split], self.sequence_length, tokenizer.cls_token_id, tokenizer.sep_token_id)
 
     def note_small(self) -> None:
-        """Warns when an epoch is shorter than a step."""
+        """Warn when an epoch is shorter than a step."""
         count = len(self.example_source("train"))
         if count < self.global_batch_size:
             rank_zero_warn(
@@ -167,18 +167,18 @@ class TextCorpus(LightningDataModule):
             )
 
     def is_special(self) -> NDArray[np.bool_]:
-        """Marks the ids that no corruption may touch; [UNK] is not one of them."""
+        """Mark the ids that no corruption may touch; [UNK] is not one of them."""
         tokenizer, marked = self.tokenizer, np.zeros(len(self.tokenizer), bool)
         ids = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id, tokenizer.pad_token_id]
         marked[[number for number in ids if number is not None]] = True
         return marked
 
     def batching(self) -> Batching:
-        """Shares a global batch over micro-batches and ranks."""
+        """Share a global batch over micro-batches and ranks."""
         return Batching(self.global_batch_size, self.micro_batch_size, self.rank, self.world_size)
 
     def train_dataloader(self) -> "DataLoader":
-        """Yields this rank's share of every step from the one at which the trainer stands."""
+        """Yield this rank's share of every step from the one at which the trainer stands."""
         if self.preparation.streaming:
             return self.streaming_loader()
         steps = Steps(
@@ -191,19 +191,19 @@ class TextCorpus(LightningDataModule):
         return self.trainer.global_step if self.trainer is not None else 0
 
     def val_dataloader(self) -> "DataLoader | list[DataLoader]":
-        """Yields every validation example once over all ranks; no loader when there is no validation text."""
+        """Yield every validation example once over all ranks; no loader when there is no validation text."""
         return self.evaluation("val") if "val" in self.corpora else []
 
     def test_dataloader(self) -> "DataLoader":
-        """Yields every test example once over all ranks."""
+        """Yield every test example once over all ranks."""
         return self.evaluation("test")
 
     def evaluation(self, split: str) -> "DataLoader":
-        """Loads a split in its own order."""
+        """Load a split in its own order."""
         return loader(Evaluation(self.example_source(split), self.batching(), self.is_special()), self.num_workers)
 
     def streaming_loader(self) -> "DataLoader":
-        """Streams this rank's share, from where the checkpoint says that it stood."""
+        """Stream this rank's share, from where the checkpoint says that it stood."""
         from datamodules.core.streaming import Stream, own_state
 
         recipe = self.preparation.recipe_for(self.tokenizer, self.seed)
@@ -216,11 +216,11 @@ class TextCorpus(LightningDataModule):
         return loader(self.stream, num_workers=0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns nothing, or when streaming where every rank stands; all ranks must call it."""
+        """Return nothing, or when streaming where every rank stands; all ranks must call it."""
         from datamodules.core.streaming import gathered
 
         return gathered(self.stream.state_at(self.first_step())) if self.stream is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the state for the stream that is opened next."""
+        """Keep the state for the stream that is opened next."""
         self.stream_states = state_dict or None

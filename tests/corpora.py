@@ -13,7 +13,7 @@ WORDS = 400
 
 
 def texts(count: int, seed: int = 0, longest: int = 60) -> list[str]:
-    """Writes documents of sentences of the words w5, w6, ..."""
+    """Write documents of sentences of the words w5, w6, ..."""
     source = random.Random(seed)
     out = []
     for _ in range(count):
@@ -26,22 +26,22 @@ def texts(count: int, seed: int = 0, longest: int = 60) -> list[str]:
 
 
 def txt(path: Path, documents: list[str]) -> Path:
-    """Writes documents to a text file, blank lines between them."""
+    """Write documents to a text file, blank lines between them."""
     path.write_text("\n\n".join(documents) + "\n")
     return path
 
 
 @lru_cache
 def tokenizer_json() -> str:
-    """Gives a tokenizer whose ids can be read off the words."""
+    """Give a tokenizer whose ids can be read off the words."""
     return word_tokenizer(WORDS).backend_tokenizer.to_str()
 
 
 def recipe(examples: str = "segments", length: int = 32, seed: int = 0, vocab_size: int = WORDS) -> Recipe:
-    """Gives a recipe for the tokenizer above."""
+    """Give a recipe for the tokenizer above."""
     return Recipe(examples, "split", length, seed, vocab_size, 2, 3)
 
 
 def plan(file: Path, cache: Path, **options: object) -> Plan:
-    """Plans a corpus of one file."""
+    """Plan a corpus of one file."""
     return Plan("train", Source((file,)), recipe(**options), tokenizer_json(), cache)

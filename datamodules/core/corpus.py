@@ -19,21 +19,22 @@ from numpy.typing import NDArray
 
 from datamodules.core.errors import DataError
 from datamodules.core.lines import KEPT_MESSAGES
+from datamodules.core.processes import make_shards
 from datamodules.core.publishing import alone, sweep, write_atomically
 from datamodules.core.sources import Source, content_hash
-from datamodules.core.tokenization import Job, Recipe, is_there, make_shards, shard_path
+from datamodules.core.tokenization import Job, Recipe, is_there, shard_path
 
 VERSION = 1  # of the rules by which text becomes rows: raise it when they change
 MANIFEST = "manifest.json"
 
 
 def digest(description: Any) -> str:
-    """Hashes a description made of plain values."""
+    """Hash a description made of plain values."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def text_description(source: Source, cache: Path) -> list[Any]:
-    """Describes the text of a source: content and kind of each file in order, and how records are read."""
+    """Describe the text of a source: content and kind of each file in order, and how records are read."""
     files = [["".join(path.suffixes[-2:]), content_hash(path, cache)] for path in source.files]
     return [VERSION, files, source.text_field, source.bounds, source.skip_bad, list(source.share)]
 
@@ -70,11 +71,11 @@ class Plan:
         return self.cache / "corpora" / self.fingerprint
 
     def is_complete(self) -> bool:
-        """Says whether the corpus has been published."""
+        """Say whether the corpus has been published."""
         return (self.folder / MANIFEST).exists()
 
     def make(self, num_processes: int) -> None:
-        """Makes what is missing and publishes the corpus."""
+        """Make what is missing and publish the corpus."""
         if self.is_complete():
             return
         with alone(self.folder, f"the {self.label} corpus in {self.folder}"):
@@ -82,7 +83,7 @@ class Plan:
                 self.make_part(num_processes, 1, 1)
 
     def make_part(self, num_processes: int, part: int, num_parts: int) -> tuple[int, int]:
-        """Makes every num_parts-th shard, from the part-th; publishes when all are there; returns (there, all)."""
+        """Make every num_parts-th shard, from the part-th; publish when all are there; return (there, all)."""
         self.folder.mkdir(parents=True, exist_ok=True)
         all_pieces = list(enumerate(self.source.pieces()))
         missing = [task for task in all_pieces[part - 1 :: num_parts] if not is_there(self.folder, task[0])]
@@ -94,7 +95,7 @@ class Plan:
         return there, len(all_pieces)
 
     def publish(self, num_shards: int) -> None:
-        """Writes the manifest.
+        """Write the manifest.
 
         Raises:
             DataError: there is no example in the corpus.
@@ -136,7 +137,7 @@ class Corpus:
 
     @staticmethod
     def batches(path: Path, size: int) -> list[pa.RecordBatch]:
-        """Maps the record batches of a shard.
+        """Map the record batches of a shard.
 
         Raises:
             DataError: the file is missing or has another size than when it was published.
@@ -157,7 +158,7 @@ class Corpus:
         return int(self.first_token[-1])
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Looks up the number of tokens of each row."""
+        """Look up the number of tokens of each row."""
         out = np.empty(len(rows), np.int64)
         chunks = np.searchsorted(self.first_row, rows, "right") - 1
         for chunk in np.unique(chunks):
@@ -167,14 +168,14 @@ class Corpus:
         return out
 
     def row(self, number: int) -> tuple[NDArray[np.integer], int]:
-        """Gives the ids of a row, as a view, and where its segment B begins."""
+        """Give the ids of a row, as a view, and where its segment B begins."""
         chunk = bisect_right(self.first_row, number) - 1
         inside = number - self.first_row[chunk]
         start, stop = self.offsets[chunk][inside : inside + 2]
         return self.ids[chunk][start:stop], int(self.seconds[chunk][inside])
 
     def tokens(self, start: int, stop: int) -> NDArray[np.integer]:
-        """Gives the tokens [start, stop) of all rows laid end to end; a view unless a chunk ends inside."""
+        """Give the tokens [start, stop) of all rows laid end to end; a view unless a chunk ends inside."""
         chunk = bisect_right(self.first_token, start) - 1
         parts = []
         while start < stop:

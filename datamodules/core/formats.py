@@ -32,7 +32,7 @@ COMPRESSIBLE = (".txt", ".jsonl", ".csv", ".tsv")
 
 
 def format_of(path: Path) -> Format | None:
-    """Finds the format by the file's ending, None when it is not supported."""
+    """Find the format by the file's ending, None when it is not supported."""
     if path.suffix not in COMPRESSED:
         return FORMATS.get(path.suffix)
     suffix = Path(path.stem).suffix
@@ -40,5 +40,5 @@ def format_of(path: Path) -> Format | None:
 
 
 def endings() -> str:
-    """Names the supported endings."""
+    """Name the supported endings."""
     return f"{', '.join(FORMATS)}, or {', '.join(COMPRESSIBLE)} with {' or '.join(COMPRESSED)} behind"

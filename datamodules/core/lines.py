@@ -33,7 +33,7 @@ class Records:
     messages: list[str] = field(default_factory=list)
 
     def bad(self, place: str, problem: str, fix: str) -> None:
-        """Counts a bad record, or refuses it.
+        """Count a bad record, or refuses it.
 
         Raises:
             DataError: bad records are errors.
@@ -47,12 +47,12 @@ class Records:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """Opens a file for reading what stands in it, decompressed."""
+    """Open a file for reading what stands in it, decompressed."""
     return COMPRESSED.get(path.suffix, open)(path, "rb")
 
 
 def lines_from(path: Path, start: int) -> Iterator[tuple[int, bytes]]:
-    """Yields (offset, line without its end) for the lines whose first byte stands at `start` or later.
+    """Yield (offset, line without its end) for the lines whose first byte stands at `start` or later.
 
     Raises:
         DataError: the compressed file ends too early or is damaged.
@@ -73,13 +73,13 @@ def lines_from(path: Path, start: int) -> Iterator[tuple[int, bytes]]:
 
 
 def place(path: Path, offset: int) -> str:
-    """Names the line that begins at an offset, as file:line."""
+    """Name the line that begins at an offset, as file:line."""
     with open_bytes(path) as stream:
         return f"{path}:{stream.read(offset).count(10) + 1}"
 
 
 def decoded(path: Path, offset: int, line: bytes, records: Records) -> str | None:
-    """Decodes a line, None when it is not UTF-8 and bad records are skipped."""
+    """Decode a line, None when it is not UTF-8 and bad records are skipped."""
     try:
         return line.decode()
     except UnicodeDecodeError as error:
@@ -89,13 +89,13 @@ def decoded(path: Path, offset: int, line: bytes, records: Records) -> str | Non
 
 
 def text_extent(path: Path, records: Records) -> int:
-    """Counts bytes, or 1 for a file that must be read from its beginning."""
+    """Count bytes, or 1 for a file that must be read from its beginning."""
     whole = path.suffix in COMPRESSED or (records.bounds == "file" and ".jsonl" not in path.suffixes)
     return 1 if whole else path.stat().st_size
 
 
 def read_txt(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
-    """Reads plain text; a document belongs to the stretch in which the line before its first one begins."""
+    """Read plain text; a document belongs to the stretch in which the line before its first one begins."""
     stop = float("inf") if text_extent(path, records) == 1 else stop
     if records.bounds == "line":
         yield from (line for _, line in text_lines(path, start, stop, records) if line.strip())
@@ -123,13 +123,13 @@ def read_txt(path: Path, start: int, stop: int, records: Records) -> Iterator[st
 
 
 def joined(lines: list[str] | None) -> Iterator[str]:
-    """Yields the lines as one document, nothing when there are none."""
+    """Yield the lines as one document, nothing when there are none."""
     if lines:
         yield "\n".join(lines)
 
 
 def refuse_endless(path: Path, size: int) -> None:
-    """Refuses a document that would not fit in memory, as that of a file without blank lines."""
+    """Refuse a document that would not fit in memory, as that of a file without blank lines."""
     if size > MAX_DOCUMENT_BYTES:
         raise DataError(
             f"{path}: a document of more than {MAX_DOCUMENT_BYTES >> 20} MiB without a blank line; "
@@ -138,7 +138,7 @@ def refuse_endless(path: Path, size: int) -> None:
 
 
 def text_lines(path: Path, start: int, stop: float, records: Records) -> Iterator[tuple[int, str]]:
-    """Yields the decoded lines whose first byte lies in the stretch."""
+    """Yield the decoded lines whose first byte lies in the stretch."""
     for offset, raw in lines_from(path, start):
         if offset >= stop:
             return
@@ -148,7 +148,7 @@ def text_lines(path: Path, start: int, stop: float, records: Records) -> Iterato
 
 
 def read_jsonl(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
-    """Reads the text field of one JSON object a line."""
+    """Read the text field of one JSON object a line."""
     stop = float("inf") if text_extent(path, records) == 1 else stop
     for offset, line in text_lines(path, start, stop, records):
         if not line.strip():

@@ -25,7 +25,7 @@ POSITIONS_AT_ONCE = 4096
 def collate(
     examples: ExampleSource, samples: NDArray[np.int64], positions: NDArray[np.int64], is_special: NDArray[np.bool_]
 ) -> TextBatch:
-    """Lays examples out as one micro-batch, longest first.
+    """Lay examples out as one micro-batch, longest first.
 
     Args:
         examples: where their tokens are.
@@ -47,7 +47,7 @@ def lay_out(
     positions: NDArray[np.int64],
     is_special: NDArray[np.bool_],
 ) -> TextBatch:
-    """Makes the micro-batch of sequences that lie end to end, longest first."""
+    """Make the micro-batch of sequences that lie end to end, longest first."""
     starts = np.cumsum(lens) - lens
     place = np.arange(len(ids)) - np.repeat(starts, lens)
     special = is_special[ids]
@@ -119,7 +119,7 @@ class Steps(Dataset[list[TextBatch]]):
         return [collate(self.examples, samples[row], positions[row], self.is_special) for row in rows]
 
     def micro_batches(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Cuts a block of steps into micro-batches: positions and samples, one row for each."""
+        """Cut a block of steps into micro-batches: positions and samples, one row for each."""
         size = self.block_steps * self.batching.global_batch_size
         positions = np.arange(block * size, (block + 1) * size)
         samples = sample_at(positions, len(self.examples), self.seed)
@@ -135,7 +135,7 @@ class Steps(Dataset[list[TextBatch]]):
 
 
 class FromStep(Sampler[int]):
-    """Counts steps without end, from the one at which training stands when the loop begins."""
+    """Count steps without end, from the one at which training stands when the loop begins."""
 
     def __init__(self, first_step: Callable[[], int]) -> None:
         self.first_step = first_step
@@ -167,7 +167,7 @@ class Evaluation(Dataset[list[TextBatch]]):
 
 
 def loader(dataset: Dataset[list[TextBatch]], num_workers: int, sampler: Sampler[int] | None = None) -> DataLoader:
-    """Wraps ready batches in a DataLoader, through pinned memory where there is a GPU."""
+    """Wrap ready batches in a DataLoader, through pinned memory where there is a GPU."""
     return DataLoader(
         dataset,
         batch_size=None,

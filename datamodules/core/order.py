@@ -14,7 +14,7 @@ EPOCH, MICRO_BATCHES = 1, 2  # what a key is for, so that no two uses share one
 
 
 def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scrambles 64-bit words, a bijection."""
+    """Scramble 64-bit words, a bijection."""
     with np.errstate(over="ignore"):
         x = x + np.uint64(GOLDEN)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(MIX_1)
@@ -23,7 +23,7 @@ def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def keyed_hash(*parts: int | ArrayLike) -> NDArray[np.uint64]:
-    """Hashes integers, or broadcast arrays of them, into 64-bit words; the order of the parts matters."""
+    """Hash integers, or broadcast arrays of them, into 64-bit words; the order of the parts matters."""
     state = np.zeros((), np.uint64)
     for part in parts:
         word = np.uint64(part & MASK) if isinstance(part, int) else np.asarray(part).astype(np.uint64)
@@ -32,7 +32,7 @@ def keyed_hash(*parts: int | ArrayLike) -> NDArray[np.uint64]:
 
 
 def mix(x: int) -> int:
-    """Scrambles one 64-bit word as mix64 does, without numpy's cost per call."""
+    """Scramble one 64-bit word as mix64 does, without numpy's cost per call."""
     x = (x + GOLDEN) & MASK
     x = ((x ^ (x >> 30)) * MIX_1) & MASK
     x = ((x ^ (x >> 27)) * MIX_2) & MASK
@@ -46,14 +46,14 @@ class Draws:
         self.state = mix(mix(seed & MASK) ^ document)
 
     def uniform(self) -> float:
-        """Draws the next number in [0, 1), with 53 random bits."""
+        """Draw the next number in [0, 1), with 53 random bits."""
         value = mix(self.state)
         self.state = (self.state + GOLDEN) & MASK
         return (value >> 11) * 2.0**-53
 
 
 def permute(index: NDArray[np.int64], n: int, *key: int | NDArray[np.int64]) -> NDArray[np.int64]:
-    """Maps each index in [0, n) through the permutation of [0, n) that belongs to the key, or to its own key."""
+    """Map each index in [0, n) through the permutation of [0, n) that belongs to the key, or to its own key."""
     half_bits = max(3, ((n - 1).bit_length() + 1) // 2)
     keys = [np.broadcast_to(keyed_hash(*key, round_), np.shape(index)) for round_ in range(ROUNDS)]
     out = np.array(index, dtype=np.uint64)
@@ -65,7 +65,7 @@ def permute(index: NDArray[np.int64], n: int, *key: int | NDArray[np.int64]) -> 
 
 
 def feistel(x: NDArray[np.uint64], half_bits: int, keys: list[NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    """Permutes the words below 4 ** half_bits."""
+    """Permute the words below 4 ** half_bits."""
     bits, low = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
     left, right = x >> bits, x & low
     for key in keys:
@@ -74,6 +74,6 @@ def feistel(x: NDArray[np.uint64], half_bits: int, keys: list[NDArray[np.uint64]
 
 
 def sample_at(position: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
-    """Says which of n samples stands at each position of the endless order of a seed."""
+    """Say which of n samples stands at each position of the endless order of a seed."""
     epoch, index = np.divmod(np.asarray(position, np.int64), n)
     return permute(index, n, seed, EPOCH, epoch)

@@ -12,13 +12,13 @@ class ExampleSource(Protocol):
     """Numbered examples with their special tokens."""
 
     def __len__(self) -> int:
-        """Counts the examples."""
+        """Count the examples."""
 
     def lengths(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Looks up how many tokens each example has."""
+        """Look up how many tokens each example has."""
 
     def gather(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Lays examples end to end: their ids, and for each the place in it where segment B begins."""
+        """Lay examples end to end: their ids, and for each the place in it where segment B begins."""
 
 
 class Rows:
@@ -31,11 +31,11 @@ class Rows:
         return self.corpus.num_rows
 
     def lengths(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Looks up how many tokens each example has."""
+        """Look up how many tokens each example has."""
         return self.corpus.lengths(samples)
 
     def gather(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Lays examples end to end: their ids, and for each the place in it where segment B begins."""
+        """Lay examples end to end: their ids, and for each the place in it where segment B begins."""
         rows = [self.corpus.row(sample) for sample in samples.tolist()]
         return np.concatenate([ids for ids, _ in rows], dtype=np.int64), np.array([second for _, second in rows])
 
@@ -54,11 +54,11 @@ class Windows:
         return -(-self.corpus.num_tokens // self.size)
 
     def lengths(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Looks up how many tokens each example has."""
+        """Look up how many tokens each example has."""
         return np.minimum(self.corpus.num_tokens - samples * self.size, self.size) + 2
 
     def gather(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Lays examples end to end; there is no segment B."""
+        """Lay examples end to end; there is no segment B."""
         parts = []
         for start in (samples * self.size).tolist():
             stop = min(start + self.size, self.corpus.num_tokens)

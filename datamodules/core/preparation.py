@@ -45,7 +45,7 @@ class Preparation:
     cache: Path
 
     def check(self) -> None:
-        """Refuses options that contradict each other.
+        """Refuse options that contradict each other.
 
         Raises:
             DataError: the key, its value, the rule.
@@ -63,7 +63,7 @@ class Preparation:
             raise DataError(f"data.examples = {self.recipe['examples']!r}: data.streaming makes packed examples only")
 
     def make(self, seed: int) -> Places:
-        """Makes what is not there yet: the tokenizer, and a corpus for every split that has text.
+        """Make what is not there yet: the tokenizer, and a corpus for every split that has text.
 
         Raises:
             DataError: the source, a record or the tokenizer is no good.
@@ -79,7 +79,7 @@ class Preparation:
         )
 
     def make_part(self, seed: int, part: int, num_parts: int) -> dict[str, tuple[int, int]]:
-        """Makes every num_parts-th shard of each corpus, from the part-th; returns how many of how many are there.
+        """Make every num_parts-th shard of each corpus, from the part-th; return how many of how many are there.
 
         Raises:
             DataError: the source or a record is no good, or the tokenizer is not there yet.
@@ -91,14 +91,14 @@ class Preparation:
         return {split: plan.make_part(self.num_processes, part, num_parts) for split, plan in plans.items()}
 
     def trained_folder(self) -> Path | None:
-        """Says where the trained tokenizer belongs; None when one is given by name."""
+        """Say where the trained tokenizer belongs; None when one is given by name."""
         if self.tokenizer.train is None:
             return None
         text = text_description(self.source("train"), self.cache)
         return self.cache / "tokenizers" / digest([text, asdict(self.tokenizer.train)])
 
     def make_tokenizer(self) -> str | Path:
-        """Returns the name or folder of the tokenizer, which is trained unless it has been."""
+        """Return the name or folder of the tokenizer, which is trained unless it has been."""
         folder = self.trained_folder()
         if folder is None:
             return self.tokenizer.name
@@ -109,7 +109,7 @@ class Preparation:
         return folder
 
     def source(self, split: str) -> Source | None:
-        """Finds the text of a split; None when there is none."""
+        """Find the text of a split; None when there is none."""
         name, train, share = self.sources[split], self.sources["train"], (0.0, 1.0)
         own_splits = self.streaming or train == EMBEDDED
         held_out = self.sources["val"] is None and not own_splits and self.validation_fraction > 0
@@ -121,7 +121,7 @@ class Preparation:
         return None if name is None else Source(locate(name, split), **self.reading, share=share)
 
     def plans(self, tokenizer: str, seed: int) -> dict[str, Plan]:
-        """Says for every split that has text, and is not streamed, which corpus is to be made."""
+        """Say for every split that has text, and is not streamed, which corpus is to be made."""
         opened = wordpiece.load(tokenizer)
         recipe, text = self.recipe_for(opened, seed), opened.backend_tokenizer.to_str()
         splits = [split for split in self.sources if not (self.streaming and split == "train")]
@@ -129,7 +129,7 @@ class Preparation:
         return {split: Plan(split, source, recipe, text, self.cache) for split, source in sources.items()}
 
     def recipe_for(self, tokenizer: "PreTrainedTokenizerFast", seed: int) -> Recipe:
-        """Joins the options with the ids of a tokenizer."""
+        """Join the options with the ids of a tokenizer."""
         return Recipe(
             **self.recipe,
             seed=seed,
@@ -139,7 +139,7 @@ class Preparation:
         )
 
     def streamed(self) -> "IterableDataset":
-        """Opens the training text as a stream."""
+        """Open the training text as a stream."""
         from datamodules.core import streaming
 
         name = self.sources["train"]
@@ -149,7 +149,7 @@ class Preparation:
 
 
 def cache_folder(given: str | None) -> Path:
-    """Chooses the cache folder: the given one, or tokamak under XDG_CACHE_HOME or ~/.cache."""
+    """Choose the cache folder: the given one, or tokamak under XDG_CACHE_HOME or ~/.cache."""
     if given is not None:
         return Path(given).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tokamak"

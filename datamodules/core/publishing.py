@@ -9,19 +9,19 @@ from filelock import FileLock, Timeout
 
 
 def beside(path: Path) -> Path:
-    """Names a place next to a path that no other process writes to."""
+    """Name a place next to a path that no other process writes to."""
     return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a small file so that readers see all of it or nothing."""
+    """Write a small file so that readers see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside(path).write_text(text)
     put(beside(path), path)
 
 
 def put(half: Path, path: Path) -> None:
-    """Moves a written file to its place."""
+    """Move a written file to its place."""
     try:
         os.replace(half, path)
     except FileNotFoundError:  # swept by another process, which has made the same
@@ -30,14 +30,14 @@ def put(half: Path, path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed processes left half-written in a folder that is complete."""
+    """Remove what killed processes left half-written in a folder that is complete."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
 @contextmanager
 def alone(path: Path, what: str) -> Iterator[None]:
-    """Holds a lock on a path, so that work is not done twice; it falls with the process."""
+    """Hold a lock on a path, so that work is not done twice; it falls with the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:

@@ -21,13 +21,13 @@ SENTENCE_END = re.compile(r"""[.!?]["'\u2019\u201d)\]]*\s+(?=["'\u2018\u201c(\[]
 
 
 def sentences_of(text: str, rule: Sentences) -> list[str]:
-    """Divides a document into sentences: its lines, or with "split" also what ends like a sentence inside a line."""
+    """Divide a document into sentences: its lines, or with "split" also what ends like a sentence inside a line."""
     lines = [line for line in map(str.strip, text.splitlines()) if line]
     return lines if rule == "line" else [sentence for line in lines for sentence in divided_line(line)]
 
 
 def divided_line(line: str) -> Iterator[str]:
-    """Yields the sentences of a line."""
+    """Yield the sentences of a line."""
     start = 0
     for end in SENTENCE_END.finditer(line):
         yield line[start : end.end()].rstrip()
@@ -36,7 +36,7 @@ def divided_line(line: str) -> Iterator[str]:
 
 
 def two_segments(sentences: list[list[int]], max_length: int, draws: Draws) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields segments A and B (maybe empty) of one document after another, without special tokens.
+    """Yield segments A and B (maybe empty) of one document after another, without special tokens.
 
     Args:
         sentences: token ids of each sentence.
@@ -56,14 +56,14 @@ def two_segments(sentences: list[list[int]], max_length: int, draws: Draws) -> I
 
 
 def target_length(max_length: int, draws: Draws) -> int:
-    """Draws at which number of tokens the next example is complete."""
+    """Draw at which number of tokens the next example is complete."""
     if draws.uniform() >= SHORT_EXAMPLE:
         return max_length
     return SHORTEST_TARGET + int(draws.uniform() * (max_length - SHORTEST_TARGET + 1))
 
 
 def divided(sentences: list[list[int]], target: int, max_length: int, draws: Draws) -> tuple[list[int], list[int]]:
-    """Divides sentences over A and B and cuts off what is over the longest example.
+    """Divide sentences over A and B and cut off what is over the longest example.
 
     A sentence that fits joins A also after B has begun, as in the original; so the order of sentences is not kept.
     """
@@ -82,5 +82,5 @@ def divided(sentences: list[list[int]], target: int, max_length: int, draws: Dra
 
 
 def pieces(ids: list[int], size: int) -> Iterator[list[int]]:
-    """Cuts a document into pieces of a size, the last one shorter."""
+    """Cut a document into pieces of a size, the last one shorter."""
     return (ids[start : start + size] for start in range(0, len(ids), size))

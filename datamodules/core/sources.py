@@ -58,11 +58,11 @@ class Source:
     share: tuple[float, float] = (0.0, 1.0)
 
     def records(self) -> Records:
-        """Makes a reader's settings, with a count of bad records of its own."""
+        """Make a reader's settings, with a count of bad records of its own."""
         return Records(self.text_field, self.bounds, self.skip_bad)
 
     def pieces(self) -> list[Piece]:
-        """Cuts the files into pieces of about equal size, a pure function of the files."""
+        """Cut the files into pieces of about equal size, a pure function of the files."""
         sizes = [path.stat().st_size for path in self.files]
         target = min(max(sum(sizes) // PIECES, MIN_PIECE_BYTES), MAX_PIECE_BYTES)
         out: list[Piece] = []
@@ -80,7 +80,7 @@ class Source:
         return [*out, tuple(piece)] if piece else out
 
     def read(self, piece: Piece, records: Records) -> Iterator[Document]:
-        """Yields the documents of a piece that belong to this source's share."""
+        """Yield the documents of a piece that belong to this source's share."""
         low, high = (int(bound * 2.0**64) for bound in self.share)
         for path, start, stop in piece:
             for text in format_of(Path(path)).read(Path(path), start, stop, records):
@@ -95,14 +95,14 @@ class Source:
                     yield Document(key, text)
 
     def texts(self) -> Iterator[str]:
-        """Yields every text, for what needs one pass in this process."""
+        """Yield every text, for what needs one pass in this process."""
         records = self.records()
         for piece in self.pieces():
             yield from (document.text for document in self.read(piece, records))
 
 
 def locate(name: str, split: str) -> tuple[Path, ...]:
-    """Finds the files behind a source name, in a fixed order; `split` (train, val, test) picks the embedded part.
+    """Find the files behind a source name, in a fixed order; `split` (train, val, test) picks the embedded part.
 
     Raises:
         DataError: nothing is there, or a file is of a kind that no reader is for.
@@ -125,14 +125,14 @@ def locate(name: str, split: str) -> tuple[Path, ...]:
 
 
 def is_hub_name(name: str) -> bool:
-    """Says whether a source is neither embedded nor local, and is written like a dataset of the hub."""
+    """Say whether a source is neither embedded nor local, and is written like a dataset of the hub."""
     path = Path(name).expanduser()
     local = name == EMBEDDED or path.exists() or glob.has_magic(name) or format_of(path) is not None
     return not local and HUB_NAME.fullmatch(name) is not None
 
 
 def files_of_folder(folder: Path) -> tuple[Path, ...]:
-    """Lists the files with text in a folder and the folders below it."""
+    """List the files with text in a folder and the folders below it."""
     splits = folder / "dataset_dict.json"
     if splits.exists():
         names = ", ".join(str(folder / split) for split in json.loads(splits.read_text())["splits"])
@@ -144,7 +144,7 @@ def files_of_folder(folder: Path) -> tuple[Path, ...]:
 
 
 def readable(path: Path) -> Path:
-    """Refuses a file that no reader is for."""
+    """Refuse a file that no reader is for."""
     if format_of(path) is None:
         raise DataError(
             f"{path}: files ending in {path.suffix or 'nothing'!r} are not supported; convert to {endings()}"
@@ -154,7 +154,7 @@ def readable(path: Path) -> Path:
 
 @lru_cache  # asked for several times, and each time goes to the network
 def hub_files(name: str, path: str, config: str | None, split: str | None) -> tuple[Path, ...]:
-    """Downloads one split of a dataset through `datasets`, which leaves Arrow files in its cache."""
+    """Download one split of a dataset through `datasets`, which leaves Arrow files in its cache."""
     from datasets import load_dataset
 
     try:
@@ -169,7 +169,7 @@ def hub_files(name: str, path: str, config: str | None, split: str | None) -> tu
 
 
 def content_hash(path: Path, cache: Path) -> str:
-    """Hashes a file's content, once: the hash is remembered under its path, size and time of change."""
+    """Hash a file's content, once: the hash is remembered under its path, size and time of change."""
     stat, absolute = path.stat(), path.resolve()
     note = cache / "content" / f"{hashlib.sha256(str(absolute).encode()).hexdigest()[:32]}.json"
     seen = [str(absolute), stat.st_size, stat.st_mtime_ns]

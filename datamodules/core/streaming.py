@@ -20,26 +20,27 @@ from torch.utils.data import IterableDataset as TorchIterable
 from datamodules.core.batches import TextBatch
 from datamodules.core.errors import DataError
 from datamodules.core.loader import Batching, lay_out
+from datamodules.core.processes import one_thread
 from datamodules.core.sources import HUB_NAME, Piece, Source
-from datamodules.core.tokenization import Recipe, for_text, one_thread
+from datamodules.core.tokenization import Recipe, for_text
 
 STATES_KEPT = 8  # more than any loop prefetches
 
 
 def from_files(source: Source) -> IterableDataset:
-    """Streams the documents of local files."""
+    """Stream the documents of local files."""
     return IterableDataset.from_generator(partial(documents, source), gen_kwargs={"pieces": source.pieces()})
 
 
 def documents(source: Source, pieces: list[Piece]) -> Iterator[dict[str, str]]:
-    """Yields the documents of some pieces as rows."""
+    """Yield the documents of some pieces as rows."""
     records = source.records()
     for piece in pieces:
         yield from ({"text": document.text} for document in source.read(piece, records))
 
 
 def from_hub(name: str, text_field: str) -> IterableDataset:
-    """Streams one split NAME:CONFIG:SPLIT of a dataset of the hub.
+    """Stream one split NAME:CONFIG:SPLIT of a dataset of the hub.
 
     Raises:
         DataError: it cannot be opened, or has no such column.
@@ -93,7 +94,7 @@ class Stream(TorchIterable[list[TextBatch]]):
         self.state: dict[str, Any] = {"step": 0, "dataset": None, "rest": []}
 
     def state_at(self, step: int) -> dict[str, Any]:
-        """Returns where this rank stood when so many steps had been handed out."""
+        """Return where this rank stood when so many steps had been handed out."""
         return next(state for state in (*self.states, self.state) if state["step"] == step)
 
     def __iter__(self) -> Iterator[list[TextBatch]]:
@@ -114,7 +115,7 @@ class Stream(TorchIterable[list[TextBatch]]):
             yield [self.lay_out(rows, first + number * len(rows)) for number, rows in enumerate(windows)]
 
     def tokens(self, state: dict[str, Any] | None) -> Iterator[list[int]]:
-        """Yields the ids of one document after another, each with a [SEP] behind.
+        """Yield the ids of one document after another, each with a [SEP] behind.
 
         Raises:
             DataError: the source holds no text.
@@ -137,7 +138,7 @@ class Stream(TorchIterable[list[TextBatch]]):
             state, pass_ = None, pass_ + 1
 
     def lay_out(self, windows: NDArray[np.int64], first: int) -> TextBatch:
-        """Makes a micro-batch of full windows whose first one has the given place in the global order."""
+        """Make a micro-batch of full windows whose first one has the given place in the global order."""
         count, length = len(windows), windows.shape[1] + 2
         ids = np.full((count, length), self.recipe.sep_id, np.int64)
         ids[:, 0], ids[:, 1:-1] = self.recipe.cls_id, windows
@@ -146,7 +147,7 @@ class Stream(TorchIterable[list[TextBatch]]):
 
 
 def gathered(own: dict[str, Any]) -> dict[str, Any]:
-    """Joins the states of all ranks; a collective."""
+    """Join the states of all ranks; a collective."""
     if not (dist.is_available() and dist.is_initialized()):
         return {"ranks": [own]}
     states: list[Any] = [None] * dist.get_world_size()
@@ -155,7 +156,7 @@ def gathered(own: dict[str, Any]) -> dict[str, Any]:
 
 
 def own_state(states: dict[str, Any], rank: int, world_size: int) -> dict[str, Any]:
-    """Picks a rank's state.
+    """Pick a rank's state.
 
     Raises:
         DataError: it was saved on another number of ranks.

@@ -14,7 +14,7 @@ ROWS_AT_ONCE = 1024
 
 
 def read_table(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
-    """Reads the text column of comma- or tab-separated values with a header line."""
+    """Read the text column of comma- or tab-separated values with a header line."""
     csv.field_size_limit(MAX_DOCUMENT_BYTES)
     lines = (line + "\n" for _, line in text_lines(path, 0, float("inf"), records))
     rows = csv.reader(lines, delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True)
@@ -36,13 +36,13 @@ def read_table(path: Path, start: int, stop: int, records: Records) -> Iterator[
 
 
 def no_column(path: Path, columns: list[str], records: Records) -> DataError:
-    """Makes the error of a table without the text column."""
+    """Make the error of a table without the text column."""
     known = ", ".join(map(repr, columns)) or "none"
     return DataError(f"{path}: no column {records.text_field!r}, only {known}; set data.text_field to one of them")
 
 
 def text_column(path: Path, schema: pa.Schema, records: Records) -> None:
-    """Refuses a schema whose text column is absent or holds no strings."""
+    """Refuse a schema whose text column is absent or holds no strings."""
     if records.text_field not in schema.names:
         raise no_column(path, schema.names, records)
     kind = schema.field(records.text_field).type
@@ -53,7 +53,7 @@ def text_column(path: Path, schema: pa.Schema, records: Records) -> None:
 
 
 def values(path: Path, column: pa.Array, row: int, records: Records) -> Iterator[str]:
-    """Yields the strings of a column whose first value stands in the given row."""
+    """Yield the strings of a column whose first value stands in the given row."""
     for number, value in enumerate(column.to_pylist(), row):
         if value is None:
             records.bad(f"{path}: row {number}", f"{records.text_field!r} is null", "leave the row out")
@@ -62,7 +62,7 @@ def values(path: Path, column: pa.Array, row: int, records: Records) -> Iterator
 
 
 def open_parquet(path: Path, records: Records) -> parquet.ParquetFile:
-    """Opens a Parquet file and checks its text column."""
+    """Open a Parquet file and check its text column."""
     try:
         file = parquet.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -72,7 +72,7 @@ def open_parquet(path: Path, records: Records) -> parquet.ParquetFile:
 
 
 def read_parquet(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
-    """Reads the text column of row groups start to stop."""
+    """Read the text column of row groups start to stop."""
     file, row = open_parquet(path, records), 0
     for group in range(stop):
         if group >= start:
@@ -84,7 +84,7 @@ def read_parquet(path: Path, start: int, stop: int, records: Records) -> Iterato
 
 
 def arrow_batches(path: Path, records: Records) -> Iterator[pa.RecordBatch]:
-    """Maps an Arrow file or stream, as `datasets` writes it, and yields its record batches."""
+    """Map an Arrow file or stream, as `datasets` writes it, and yield its record batches."""
     try:
         with pa.memory_map(str(path)) as source:
             if source.read(6) == b"ARROW1":
@@ -101,7 +101,7 @@ def arrow_batches(path: Path, records: Records) -> Iterator[pa.RecordBatch]:
 
 
 def read_arrow(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
-    """Reads the text column of rows start to stop."""
+    """Read the text column of rows start to stop."""
     row = 0
     for batch in arrow_batches(path, records):
         low, high = max(start - row, 0), min(stop - row, batch.num_rows)
@@ -115,15 +115,15 @@ def read_arrow(path: Path, start: int, stop: int, records: Records) -> Iterator[
 
 
 def count_row_groups(path: Path, records: Records) -> int:
-    """Counts the row groups of a Parquet file."""
+    """Count the row groups of a Parquet file."""
     return open_parquet(path, records).num_row_groups
 
 
 def count_rows(path: Path, records: Records) -> int:
-    """Counts the rows of an Arrow file."""
+    """Count the rows of an Arrow file."""
     return sum(batch.num_rows for batch in arrow_batches(path, records))
 
 
 def first_line(error: Exception) -> str:
-    """Shortens the message of a library."""
+    """Shorten the message of a library."""
     return str(error).partition("\n")[0]

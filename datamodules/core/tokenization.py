@@ -6,25 +6,18 @@ file is. Every process uses one thread of the `tokenizers` library, so processes
 opens a shard.
 """
 
-import gc
 import json
 import os
-import sys
-import threading
 from array import array
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
-from tqdm.auto import tqdm
 
 from datamodules.core.order import Draws
 from datamodules.core.publishing import beside, put, write_atomically
@@ -68,98 +61,17 @@ class Job:
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Names a shard's Arrow file."""
+    """Name a shard's Arrow file."""
     return folder / f"shard_{number:05d}.arrow"
 
 
 def is_there(folder: Path, number: int) -> bool:
-    """Says whether a shard has been published."""
+    """Say whether a shard has been published."""
     return shard_path(folder, number).with_suffix(".json").exists()
 
 
-def make_shards(job: Job, numbered: list[tuple[int, Piece]], num_processes: int, label: str) -> None:
-    """Makes the given shards with a progress bar; with one process, in this one.
-
-    Raises:
-        DataError: the first bad record, in the order of the source.
-    """
-    num_processes = min(num_processes, len(numbered))
-    bar = tqdm(total=len(numbered), desc=label, unit="shard", disable=None)
-    with one_thread(), no_cycles(), bar:
-        if num_processes <= 1:
-            worker = Worker(job)
-            for task in numbered:
-                worker.make(*task)
-                bar.update()
-            return
-        # Spawned: a fork would inherit the threads and locks of whatever this process has imported.
-        pool = ProcessPoolExecutor(num_processes, get_context("spawn"), start_worker, (job,))
-        try:
-            with without_main():
-                for _ in pool.map(make_in_worker, numbered):
-                    bar.update()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keeps the tokenizers library on one thread, here and in processes started meanwhile."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        yield
-    finally:
-        os.environ.pop("TOKENIZERS_PARALLELISM")
-        if before is not None:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
-
-
-@contextmanager
-def no_cycles() -> Iterator[None]:
-    """Switches the search for reference cycles off: lists of ids hold none, and it costs a tenth of the rate."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
-
-
-@contextmanager
-def without_main() -> Iterator[None]:
-    """Hides the main module, which spawned processes would run again: so they start fast and scripts need no guard."""
-    names = vars(sys.modules["__main__"])
-    hidden = {name: names.pop(name) for name in ("__file__", "__spec__") if name in names}
-    names["__spec__"] = None
-    try:
-        yield
-    finally:
-        names.update(hidden)
-
-
-def start_worker(job: Job) -> None:
-    """Prepares a process of the pool, which ends when the process that started it is gone."""
-    global WORKER
-    WORKER = Worker(job)
-    gc.disable()
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent() -> None:
-    """Ends this process as soon as its parent has ended, killed ones included."""
-    parent_process().join()
-    os._exit(1)
-
-
-def make_in_worker(task: tuple[int, Piece]) -> None:
-    """Makes one shard in a process of the pool."""
-    WORKER.make(*task)
-
-
 def for_text(tokenizer_json: str) -> Tokenizer:
-    """Opens a tokenizer for plain text: "[MASK]" in it is characters, not the token; nothing is cut or padded."""
+    """Open a tokenizer for plain text: "[MASK]" in it is characters, not the token; nothing is cut or padded."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
@@ -175,7 +87,7 @@ class Worker:
         self.tokenizer = for_text(job.tokenizer_json)
 
     def make(self, number: int, piece: Piece) -> None:
-        """Writes one shard and its counts."""
+        """Write one shard and its counts."""
         records = self.job.source.records()
         path = shard_path(self.job.folder, number)
         writer = RowWriter(beside(path), self.job.recipe.typecode)
@@ -194,7 +106,7 @@ class Worker:
         write_atomically(path.with_suffix(".json"), json.dumps(counts))
 
     def rows(self, batch: list[Document]) -> Iterator[tuple[list[int], int]]:
-        """Yields the rows of some documents, each with the place where its segment B begins."""
+        """Yield the rows of some documents, each with the place where its segment B begins."""
         recipe = self.job.recipe
         if recipe.examples == "segments":
             yield from self.segment_rows(batch)
@@ -207,7 +119,7 @@ class Worker:
                 yield [recipe.cls_id, *piece, recipe.sep_id], len(piece) + 2
 
     def segment_rows(self, batch: list[Document]) -> Iterator[tuple[list[int], int]]:
-        """Yields [CLS] A [SEP] and, where there is a second segment, B [SEP]."""
+        """Yield [CLS] A [SEP] and, where there is a second segment, B [SEP]."""
         recipe = self.job.recipe
         texts = [sentences_of(document.text, recipe.sentences) for document in batch]
         encoded = iter(self.encode(list(chain.from_iterable(texts))))
@@ -218,12 +130,12 @@ class Worker:
                 yield ([*row, *second, recipe.sep_id] if second else row), len(row)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Turns texts into ids without special tokens."""
+        """Turn texts into ids without special tokens."""
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def batched(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:
-    """Groups documents, the last group being smaller."""
+    """Group documents, the last group being smaller."""
     while batch := list(islice(documents, size)):
         yield batch
 
@@ -254,11 +166,11 @@ class RowWriter:
             self.path.unlink()
 
     def start_chunk(self) -> None:
-        """Begins an empty chunk."""
+        """Begin an empty chunk."""
         self.ids, self.offsets, self.seconds = array(self.typecode), array("i", [0]), array("i")
 
     def add(self, ids: list[int], second: int) -> None:
-        """Appends a row."""
+        """Append a row."""
         self.ids.extend(ids)
         self.offsets.append(len(self.ids))
         self.seconds.append(second)
@@ -266,7 +178,7 @@ class RowWriter:
             self.write_chunk()
 
     def write_chunk(self) -> None:
-        """Writes what is held as one record batch."""
+        """Write what is held as one record batch."""
         ids, offsets, seconds = (pa.array(np.asarray(part)) for part in (self.ids, self.offsets, self.seconds))
         rows = pa.ListArray.from_arrays(offsets, ids)
         if len(rows):

@@ -52,7 +52,7 @@ class TokenizerOptions:
 
 
 def load(name: str) -> "PreTrainedTokenizerFast":
-    """Opens a tokenizer by name or folder and checks that text can be cut and masked with it.
+    """Open a tokenizer by name or folder and check that text can be cut and masked with it.
 
     Raises:
         DataError: there is none, it is not a fast one, or [CLS], [SEP] or [MASK] is missing.
@@ -80,7 +80,7 @@ def load(name: str) -> "PreTrainedTokenizerFast":
 
 
 def train(source: Source, options: WordPieceTraining, folder: Path) -> None:
-    """Trains a WordPiece on a source and publishes it as a folder that AutoTokenizer opens; needs no text in memory.
+    """Train a WordPiece on a source and publish it as a folder that AutoTokenizer opens; needs no text in memory.
 
     Raises:
         DataError: the source has no text.
@@ -98,7 +98,7 @@ def train(source: Source, options: WordPieceTraining, folder: Path) -> None:
 
 
 def publish(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
-    """Saves a tokenizer as a folder that appears at once; one that is there already stays."""
+    """Save a tokenizer as a folder that appears at once; one that is there already stays."""
     half = beside(folder)
     tokenizer.save_pretrained(half)
     try:
@@ -110,7 +110,7 @@ def publish(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
 
 
 def copy_into_run(tokenizer: "PreTrainedTokenizerFast", run: Path) -> None:
-    """Saves a tokenizer as run/tokenizer, so that the run does not need the cache any more.
+    """Save a tokenizer as run/tokenizer, so that the run does not need the cache any more.
 
     Raises:
         DataError: the run has another one.
@@ -129,7 +129,7 @@ def copy_into_run(tokenizer: "PreTrainedTokenizerFast", run: Path) -> None:
 
 
 def train_wordpiece(texts: Iterator[str], alphabet: Counter[str], options: WordPieceTraining) -> dict[str, int]:
-    """Learns a vocabulary, the same one for the same texts.
+    """Learn a vocabulary, the same one for the same texts.
 
     The library numbers the pieces "##x" in the order of a randomly seeded hash table, and ties are broken by these
     numbers; so the whole alphabet is handed in beforehand, in a fixed order.
@@ -153,12 +153,12 @@ def train_wordpiece(texts: Iterator[str], alphabet: Counter[str], options: WordP
 
 
 def normalizer(lowercase: bool) -> normalizers.Normalizer:
-    """Makes BERT's normalizer."""
+    """Make BERT's normalizer."""
     return normalizers.BertNormalizer(lowercase=lowercase)
 
 
 def frequent_letters(alphabet: Counter[str], lowercase: bool, most: int) -> list[str]:
-    """Picks the characters of the vocabulary by how often they occur after normalisation, sorted."""
+    """Pick the characters of the vocabulary by how often they occur after normalisation, sorted."""
     fold = normalizer(lowercase).normalize_str
     counts: Counter[str] = Counter()
     for letter, count in alphabet.items():
@@ -168,6 +168,6 @@ def frequent_letters(alphabet: Counter[str], lowercase: bool, most: int) -> list
 
 
 def stands_alone(letter: str) -> bool:
-    """Says whether BERT's pre-tokenizer makes the character a word of its own: punctuation and CJK ideographs."""
+    """Say whether BERT's pre-tokenizer makes the character a word of its own: punctuation and CJK ideographs."""
     ascii_symbol = letter.isascii() and not letter.isalnum()
     return ascii_symbol or unicodedata.category(letter).startswith("P") or "CJK" in unicodedata.name(letter, "")

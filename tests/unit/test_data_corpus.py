@@ -161,26 +161,54 @@ def runs(pid: int) -> bool:
         return False
 
 
+def begun(process: subprocess.Popen, folder: Path) -> list[int]:
+    """Wait until a preparation has made two shards, and return its processes."""
+    while sum(1 for _ in folder.glob("*.json")) < 2:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    return children(process.pid)
+
+
+def gone(pids: list[int]) -> bool:
+    """Wait for processes to end."""
+    deadline = time.monotonic() + 30
+    while any(map(runs, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(map(runs, pids))
+
+
 def test_a_killed_preparation_leaves_nothing_behind_and_goes_on(tmp_path: Path) -> None:
     path = txt(tmp_path / "a.txt", texts(6000))
     killed, plain = plan(path, tmp_path / "killed"), plan(path, tmp_path / "plain")
     process = start(tmp_path, path, tmp_path / "killed", 2)
-    while sum(1 for _ in killed.folder.glob("*.json")) < 2:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    workers = children(process.pid)
+    workers = begun(process, killed.folder)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not killed.is_complete() and len(workers) >= 2
-    for _ in range(500):
-        if not any(map(runs, workers)):
-            break
-        time.sleep(0.02)
-    assert not any(map(runs, workers))
+    assert not killed.is_complete() and len(workers) >= 2 and gone(workers)
     (killed.folder / f".shard_00001.arrow.{os.uname().nodename}.{process.pid}.tmp").write_text("half")
     killed.make(1)
     plain.make(1)
     assert files(killed.folder) == files(plain.folder)
+
+
+def test_an_interrupt_stops_all_processes(tmp_path: Path) -> None:
+    path = txt(tmp_path / "a.txt", texts(6000))
+    process, half = start(tmp_path, path, tmp_path, 2), plan(path, tmp_path)
+    workers = begun(process, half.folder)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode != 0 and err.count("Traceback") == 1 and err.endswith("KeyboardInterrupt\n")
+    assert not half.is_complete() and gone(workers)
+
+
+def test_a_killed_worker_is_told(tmp_path: Path) -> None:
+    path = txt(tmp_path / "a.txt", texts(6000))
+    process, half = start(tmp_path, path, tmp_path, 2), plan(path, tmp_path)
+    workers = begun(process, half.folder)
+    os.kill(workers[-1], signal.SIGKILL)
+    _, err = process.communicate()
+    assert "DataError: data.num_prepare_processes = 2: one was killed; probably memory ran out" in err
+    assert not half.is_complete() and gone(workers)
 
 
 def test_two_preparations_at_once_do_no_harm(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Sentences:
 
 
 def same(a: TextBatch, b: TextBatch) -> bool:
-    """Compares two micro-batches value by value."""
+    """Compare two micro-batches value by value."""
     values = [(a[key], b[key]) for key in a if key != "layout"] + list(zip(a["layout"], b["layout"], strict=True))
     return all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in values)
 

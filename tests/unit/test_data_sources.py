@@ -23,7 +23,7 @@ TEXTS = ["One.\nTwo, with a comma.", "Three.", 'Four "quoted"\nand five.', "ÃœnÃ
 
 
 def write(path: Path, texts: list[str] = TEXTS) -> Path:
-    """Writes texts in the format of the file's ending, by other means than the readers use."""
+    """Write texts in the format of the file's ending, by other means than the readers use."""
     suffix = next(s for s in (".txt", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow") if s in path.suffixes)
     if suffix == ".parquet":
         parquet.write_table(pa.table({"n": range(len(texts)), "text": texts}), path, row_group_size=2)
