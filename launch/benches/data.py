@@ -43,7 +43,7 @@ def run(options: "Options") -> dict[str, Any]:
     tokens = encode(tokenizer, documents(text))
     options.tell(f"{text.stat().st_size / 1e6:.1f} MB of JSON lines, {tokens:,} tokens")
     shared = {"text": str(text), "tokenizer": str(tokenizer), "tokens": tokens}
-    specs = [Spec(name, start, {**shared, "system": name}) for name in (BARE, *PROCESSES)]
+    specs = [Spec(name, start, {**shared, "system": name}, lead_in=0) for name in (BARE, *PROCESSES)]
     with running(specs, 1, "cpu", options.folder) as systems:
         rounds = alternate(systems, options.rounds, 1, options.tell, warm_up=1)
     speeds = {system.name: [turns[system.name].tokens_per_s for turns in rounds] for system in systems}

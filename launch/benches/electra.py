@@ -130,13 +130,13 @@ def specs(words: list[str], options: "Options") -> list[Spec]:
     has_trainer = importlib.util.find_spec("accelerate") is not None
     if not has_trainer:
         options.tell("accelerate is not installed: the Hugging Face Trainer is left out")
-    turns = options.rounds * options.steps + 20
+    steps = (options.rounds + 3) * (options.steps + 4)  # more than all turns take
     found = []
     for name in SYSTEMS:
         if has_trainer or name not in ("trainer", "careful"):
             run_dir = options.folder / f"{name}_run"
             run_dir.mkdir(exist_ok=True)
-            own = {"system": name, "words": [*words, "--run.dir", str(run_dir)], "steps": turns}
+            own = {"system": name, "words": [*words, "--run.dir", str(run_dir)], "steps": steps}
             found.append(Spec(name, start, own, LOADER_PACE if name == "loader" else 1))
     return found
 

@@ -43,7 +43,8 @@ class Gate:
 
     def __init__(self, turns: Connection, device: str) -> None:
         self.turns, self.device = turns, device
-        self.left, self.counts, self.dtype, self.profiler = 0, None, None, None
+        self.left, self.timed, self.dtype, self.profiler = 0, 0, None, None
+        self.counts: Counter[str] | None = None
 
     def step(self, **counts: float) -> None:
         """Begin a step that will handle so many `tokens` and so on; wait first, if the turn is over."""
@@ -51,8 +52,29 @@ class Gate:
             if self.counts is not None:
                 self.report()
             self.wait()
+        if self.left == self.timed:
+            self.begin()
         self.left -= 1
         self.counts.update(counts)
+
+    def wait(self) -> None:
+        """Wait for the next turn; without one the process ends."""
+        try:
+            lead_in, self.timed, self.dtype = self.turns.recv()
+        except EOFError:
+            raise SystemExit from None
+        self.left, self.counts = lead_in + self.timed, Counter()
+
+    def begin(self) -> None:
+        """Start the clock, after the lead-in."""
+        self.counts = Counter()
+        if self.dtype is not None:
+            from launch.benches.profile import profiler
+
+            self.profiler = profiler(self.device)
+            self.profiler.start()
+        self.synchronize()
+        self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def report(self) -> None:
         """Tell what the turn took."""
@@ -63,23 +85,8 @@ class Gate:
             from launch.benches.profile import summary
 
             self.profiler.stop()
-            profile = summary(self.profiler, self.dtype, self.device)
+            profile, self.profiler = summary(self.profiler, self.dtype, self.device), None
         self.turns.send(Turn(seconds, {name: float(count) for name, count in self.counts.items()}, profile))
-
-    def wait(self) -> None:
-        """Wait for the next turn; without one the process ends."""
-        try:
-            self.left, self.dtype = self.turns.recv()
-        except EOFError:
-            raise SystemExit from None
-        self.counts, self.profiler = Counter(), None
-        if self.dtype is not None:
-            from launch.benches.profile import profiler
-
-            self.profiler = profiler(self.device)
-            self.profiler.start()
-        self.synchronize()
-        self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was told."""
@@ -96,20 +103,22 @@ Start = Callable[[Gate, dict[str, Any]], None]
 class Spec:
     """A system that is to be started.
 
-    `start` is a function at the top of a module; a turn is `pace` times as many steps as the other systems'.
+    `start` is a function at the top of a module; a turn is `pace` times as many steps as the other systems'. Before
+    each turn come `lead_in` steps that are not timed: a process that has waited finds its caches cold.
     """
 
     name: str
     start: Start
     options: dict[str, Any]
     pace: int = 1
+    lead_in: int = 1
 
 
 class System:
     """A running system, seen from the process that measures."""
 
     def __init__(self, spec: Spec, threads: int, device: str, folder: Path) -> None:
-        self.name, self.pace, self.log = spec.name, spec.pace, folder / f"{spec.name}.log"
+        self.spec, self.name, self.log = spec, spec.name, folder / f"{spec.name}.log"
         self.turns, theirs = get_context("spawn").Pipe()
         words = (theirs, spec.start, spec.options, threads, device, self.log)
         before = os.environ.get("OMP_NUM_THREADS")
@@ -129,7 +138,7 @@ class System:
             SystemFailed: with the last lines that the system wrote.
         """
         try:
-            self.turns.send((steps * self.pace, profiled_as))
+            self.turns.send((self.spec.lead_in, steps * self.spec.pace, profiled_as))
             return self.turns.recv()
         except (EOFError, ConnectionError) as error:
             lines = self.log.read_text(errors="replace").splitlines()[-LAST_LINES:] if self.log.exists() else []

@@ -29,18 +29,19 @@ def stop_early(gate: Gate, options: dict[str, Any]) -> None:
 
 def test_turns_alternate_and_count_what_ran_in_them(tmp_path):
     journal = str(tmp_path / "journal")
-    specs = [Spec(name, count_steps, {"name": name, "journal": journal}, pace) for name, pace in (("a", 1), ("b", 2))]
+    options = [{"name": name, "journal": journal} for name in "ab"]
+    specs = [Spec("a", count_steps, options[0]), Spec("b", count_steps, options[1], pace=2, lead_in=0)]
     told: list[str] = []
     with running(specs, 1, "cpu", tmp_path) as systems:
         rounds = alternate(systems, rounds=3, steps=2, tell=told.append, warm_up=1)
         processes = [system.process for system in systems]
     assert Path(journal).read_text().split() == [
-        *["a0", "b0", "b1"],  # warm-up
-        *["a1", "a2", "b2", "b3", "b4", "b5"],
-        *["b6", "b7", "b8", "b9", "a3", "a4"],
-        *["a5", "a6", "b10", "b11", "b12", "b13"],
+        *["a0", "a1", "b0", "b1"],  # warm-up: a has one step of lead-in, b a turn of twice as many steps
+        *["a2", "a3", "a4", "b2", "b3", "b4", "b5"],
+        *["b6", "b7", "b8", "b9", "a5", "a6", "a7"],
+        *["a8", "a9", "a10", "b10", "b11", "b12", "b13"],
     ]
-    assert [turns["a"].counts["tokens"] for turns in rounds] == [3, 7, 11]
+    assert [turns["a"].counts["tokens"] for turns in rounds] == [3 + 4, 6 + 7, 9 + 10]  # without the lead-in
     assert [turns["b"].counts["tokens"] for turns in rounds] == [14, 30, 46]
     for turn in (turn for turns in rounds for turn in turns.values()):
         assert turn.tokens_per_s == turn.counts["tokens"] / turn.seconds
