@@ -1,14 +1,15 @@
 """How fast text becomes shards, against the bare tokenizer, and how fast the train loader hands out batches.
 
-Run `python -m benchmarks.data_rate`. The text is the embedded training corpus, repeated; the bare tokenizer encodes the
-same sentences in one thread and throws the ids away. All variants alternate; ratios are medians over the rounds. Wall
-time needs idle cores; the time of the processor, printed beside it for one process, does not.
+Run `python -m benchmarks.data_rate`. The text is the embedded training corpus, repeated; the bare tokenizer encodes
+the same sentences in one thread and throws the ids away. All variants alternate; ratios are medians over the rounds.
+Wall time needs idle cores; processor time, printed beside it, needs them less.
 """
 
 import argparse
 import itertools
 import json
 import lzma
+import os
 import statistics
 import tempfile
 import time
@@ -24,10 +25,10 @@ from datamodules.text import TextCorpus
 
 
 def timed(work: Callable[[], None]) -> tuple[float, float]:
-    """Measure wall seconds and this process's processor seconds."""
-    wall, processor = time.perf_counter(), time.process_time()
+    """Measure wall seconds, and processor seconds with those of ended child processes."""
+    wall, processor = time.perf_counter(), sum(os.times()[:4])
     work()
-    return time.perf_counter() - wall, time.process_time() - processor
+    return time.perf_counter() - wall, sum(os.times()[:4]) - processor
 
 
 def bare(tokenizer_json: str, sentences: list[list[str]]) -> None:
@@ -72,8 +73,8 @@ def preparation(source: Path, sentences: list[list[str]], tokenizer: str, folder
         ratio = statistics.median(b[0] / t[0] for b, t in zip(base, times[name], strict=True))
         rate = count / statistics.median(wall for wall, _ in times[name])
         print(f"prepare, {name} process(es): {rate:,.0f} tokens/s, {ratio:.2f} of the bare tokenizer")
-    ratio = statistics.median(b[1] / t[1] for b, t in zip(base, times["1"], strict=True))
-    print(f"by processor time, 1 process: {ratio:.2f} of the bare tokenizer")
+        share = statistics.median(b[1] / t[1] for b, t in zip(base, times[name], strict=True))
+        print(f"    by processor time: {share:.2f} for each process, {share * int(name):.2f} on as many idle cores")
 
 
 def loading(source: Path, cache: Path, tokenizer: str, steps: int) -> None:

@@ -25,7 +25,7 @@ from datamodules.core.segments import Sentences, pieces, sentences_of, two_segme
 from datamodules.core.sources import Document, Piece, Source
 
 Examples = Literal["segments", "packed", "documents"]
-DOCUMENTS_PER_BATCH = 256
+DOCUMENTS_PER_BATCH = 64
 TOKENS_PER_CHUNK = 1 << 22
 
 
@@ -127,7 +127,11 @@ class Worker:
             draws = Draws(recipe.seed, document.key)
             for first, second in two_segments(list(islice(encoded, len(sentences))), recipe.sequence_length, draws):
                 row = [recipe.cls_id, *first, recipe.sep_id]
-                yield ([*row, *second, recipe.sep_id] if second else row), len(row)
+                begin = len(row)
+                if second:
+                    row += second
+                    row.append(recipe.sep_id)
+                yield row, begin
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Turn texts into ids without special tokens."""
