@@ -1,0 +1,153 @@
+"""`python -m launch claim METHOD`: a method against its baselines at equal compute, over seeds."""
+
+import os
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from launch.claims.arms import Arms, Stopped
+from launch.claims.plan import Claim, Size, read_claim, tasks_at
+from launch.config.errors import ConfigError, meant
+from launch.config.resolved import flags
+from launch.run import DONE, STOPPED
+from launch.run_folder import read_json, write_json, write_whole
+
+USAGE = """usage: python -m launch claim METHOD [--size quick|cpu|gpu] [--key value …]
+
+Runs the arms of configs/claims/METHOD.yaml (or of another claim's FILE.yaml) at equal compute over seeds, judges them
+by frozen probes and fine-tuning, and writes results.json, report.md and plots. A run that is finished is not run again,
+so the same command goes on after a stop. The exit code is 0 whatever was found.
+
+  --size NAME         quick: 3 minutes on two cores; cpu: an hour on two cores (default); gpu: half an hour on one card
+  --data.root FOLDER  folder with the sets that the claim names; without it, tasks made from the embedded articles
+  --out FOLDER        by default benchmarks/METHOD/claim
+  --seeds 1,2,3       these seeds for every arm, instead of those of the size
+  --runs FOLDER       where the runs live; by default runs/claims/METHOD/SIZE
+"""
+FLAGS = ("size", "data.root", "out", "seeds", "runs")
+
+
+def main(words: list[str]) -> int:
+    """Run one claim; return 0 whatever was found, or 75 when it was stopped and can go on.
+
+    Raises:
+        ConfigError: the words or the claim's file are no good, or a run failed.
+    """
+    if not words or "--help" in words or "-h" in words:
+        print(USAGE, end="")
+        return DONE
+    name, rest = (words[0], words[1:]) if not words[0].startswith("--") else (None, words)
+    given = dict(flags(rest))
+    name = name or given.pop("config", None)
+    if name is None:
+        raise ConfigError("claim: name a method, as `python -m launch claim electra`")
+    if unknown := [key for key in given if key not in FLAGS]:
+        raise ConfigError(f"--{unknown[0]}: unknown flag{meant(unknown[0], [*FLAGS], '--')}")
+    claim = read_claim(name)
+    command = shlex.join(["python", "-m", "launch", "claim", *words])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the runs are asked to save, as on Ctrl-C
+    try:
+        return run_claim(claim, given, command)
+    except (KeyboardInterrupt, Stopped):
+        print("stopped; the same command goes on from here", flush=True)
+        return STOPPED
+
+
+def run_claim(claim: Claim, given: dict[str, str], command: str) -> int:
+    """Run all arms, judge them and write the folder."""
+    size_name, size, root = size_of(claim, given)
+    tasks, skipped = tasks_at(claim, size, root)
+    runs = Path(given.get("runs") or Path("runs", "claims", claim.method, size_name))
+    out = out_folder(claim, size_name, given)
+    print(f"claim: {' '.join(claim.statement.split())}", f"size {size_name}; tasks: {', '.join(tasks)}", sep="\n")
+    for name, reason in skipped.items():
+        print(f"  {name} is left out: {reason}")
+    sys.stdout.flush()
+    began = time.perf_counter()
+    from launch.benches.report import machine
+
+    trainer = {key: size.settings.get("trainer", {}).get(key) for key in ("accelerator", "devices", "precision")}
+    facts = machine("cuda" if trainer["accelerator"] == "gpu" else "cpu")
+    arms = Arms(claim, size, root, runs)
+    if size.corpus and arms.corpus is None:
+        print("  the corpus of this size is left out, the embedded one takes its place: it is not under the data root")
+    if size.threads:
+        os.environ["OMP_NUM_THREADS"] = str(size.threads)  # read when torch is imported, and by the processes
+    from launch.claims.experiment import carried_out, overall
+
+    found = carried_out(claim, size, tasks, arms, trainer)
+    results = {
+        "method": claim.method,
+        "statement": claim.statement,
+        "operations": claim.operations,
+        "size": size_name,
+        "verdict": overall(size_name, found),
+        "command": command,
+        "machine": facts,
+        "minutes": (time.perf_counter() - began) / 60,
+        "not_done": not_done(size, skipped, found["runs"], arms),
+        "notes": [*claim.notes, *size.notes],
+        **found,
+    }
+    write(results, arms.folder, out)
+    return DONE
+
+
+def size_of(claim: Claim, given: dict[str, str]) -> tuple[str, Size, Path | None]:
+    """Choose the size, with the seeds of the command line, and the data root.
+
+    Raises:
+        ConfigError: there is no such size, a seed is no number, or the root is no folder.
+    """
+    name = given.get("size", "cpu")
+    if name not in claim.sizes:
+        raise ConfigError(
+            f"--size {name}: no such size{meant(name, [*claim.sizes])}; there are {', '.join(claim.sizes)}"
+        )
+    size = claim.sizes[name]
+    if "seeds" in given:
+        words = given["seeds"].split(",")
+        if not all(word.strip().isdecimal() for word in words):
+            raise ConfigError(f"--seeds {given['seeds']}: must be whole numbers with commas, as 1,2,3")
+        size = Size(**{**vars(size), "seeds": {arm: [int(word) for word in words] for arm in claim.arms}})
+    root = Path(given["data.root"]).expanduser().resolve() if "data.root" in given else None
+    if root is not None and not root.is_dir():
+        raise ConfigError(f"--data.root {root}: is no folder; give the one with the sets, or leave it out")
+    return name, size, root
+
+
+def out_folder(claim: Claim, size: str, given: dict[str, str]) -> Path:
+    """Choose where the report goes; one of another size is not written over unless the user says so."""
+    if "out" in given:
+        return Path(given["out"]).expanduser()
+    usual = Path("benchmarks", claim.method, "claim")
+    there = (read_json(usual / "results.json") or {}).get("size", size)
+    return usual if there == size else usual.with_name(f"claim_{size}")
+
+
+def not_done(size: Size, skipped: dict[str, str], runs: list[dict[str, Any]], arms: Arms) -> list[str]:
+    """Say what a reader might expect and will not find."""
+    lines = [f"{name}: {reason}." for name, reason in skipped.items()]
+    if size.corpus and arms.corpus is None:
+        lines.append(f"{size.corpus['source']} is not under the data root: the embedded corpus was used.")
+    lines += [f"{run['folder']} diverged, and is in no comparison." for run in runs if run["diverged"]]
+    if len(size.learning_rates) == 1:
+        lines.append("The learning rate was not tuned; all arms have the same.")
+    few = {arm: len(seeds) for arm, seeds in size.seeds.items() if len(seeds) < 3}
+    lines += [f"{arm} has {count} seed{'s' * (count > 1)} only." for arm, count in few.items()]
+    return lines
+
+
+def write(results: dict[str, Any], runs: Path, out: Path) -> None:
+    """Write results.json, report.md and the two plots, and print where and what."""
+    from launch.claims import plots, report
+
+    out.mkdir(parents=True, exist_ok=True)
+    plots.curves(results, runs, out / "curves.png")
+    plots.scores(results, out / "scores.png")
+    write_whole(out / "report.md", "\n".join(report.card(results)) + "\n")
+    write_json(out / "results.json", results)
+    print(*report.reading(results), "", results["verdict"], f"written to {out}", sep="\n")
