@@ -28,15 +28,11 @@ from launch.config.resolved import RUN_FILE, Resolved
 from launch.config.show import scalar
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "datasets", "deepspeed", "numpy", "jsonargparse")
-# What a resumed run may not change: its steps would mean something else, or the checkpoint holds the value itself.
+# What a resumed run may not change: its steps would mean something else, or the optimizer's state would not fit.
 SETTLED = (
     "seed",
     "model.class",
     "model.optimizer",
-    "model.learning_rate",
-    "model.weight_decay",
-    "model.adam_epsilon",
-    "model.betas",
     "model.layer_decay",
     "data.class",
     "data.tokenizer",

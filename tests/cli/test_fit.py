@@ -83,12 +83,11 @@ def test_a_finished_run_says_so_without_torch(run: Path, second: CompletedProces
 
 
 def test_what_a_resumed_run_may_not_change(run: Path, second: CompletedProcess) -> None:
-    words = ["--seed=4", "--data.global_batch_size=16", "--data.sequence_length=8", "--model.learning_rate=1",
+    words = ["--seed=4", "--data.global_batch_size=16", "--data.sequence_length=8",
              "--trainer.max_steps=9", "--model.language=fr"]  # fmt: skip
     stay = f"the run in {run} has"
     assert errors(light("fit", "--config", str(run / "config.yaml"), *words)) == [
         f"seed = 4 (--seed): {stay} 3; keep that, or give another --run.dir",
-        f"model.learning_rate = 1 (--model.learning_rate): {stay} 0.05; keep that, or give another --run.dir",
         f"data.global_batch_size = 16 (--data.global_batch_size): {stay} 8; keep that, or give another --run.dir",
         f"data.sequence_length = 8 (--data.sequence_length): {stay} 16; keep that, or give another --run.dir",
     ]

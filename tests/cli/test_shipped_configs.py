@@ -78,6 +78,12 @@ def test_electra_debug_trains_validates_tests_and_exports(tmp_path, overlay):
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert lines[-1]["train/loss"] < lines[0]["train/loss"]
     assert {"val/auc", "val/recall", "val/precision", "val/sampled_accuracy"} <= lines[-1].keys()
+    if overlay is None:  # what is configured now holds, whatever the checkpoint was made with
+        output = launch(
+            "fit", *given, "--trainer.max_steps=10", "--model.schedule=constant", "--model.learning_rate=2e-3"
+        )
+        assert "model.learning_rate" in output and "going on after step 8" in output
+        assert [line["opt/lr"] for line in metrics(tmp_path / "run")][8:] == [2e-3, 2e-3]
     launch("test", *given)
     assert 0 <= json.loads((tmp_path / "run" / "test.json").read_text())["test/auc"] <= 1
     launch("export", str(tmp_path / "run"), "--out", str(tmp_path / "hf"))
