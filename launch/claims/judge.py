@@ -66,16 +66,27 @@ class Judge:
 
     def scores(self, wanted: Wanted) -> dict[str, dict[str, float]]:
         """Return for each task probe_mean, probe_cls, both also with _cv, and finetune; or some of these."""
-        found, file = {}, wanted.run / (SCORES_FILE if wanted.trained else FRESH_FILE)
-        for name, task in self.tasks.items():
-            for measure in wanted.measures:
-                known = read_json(file) or {}
-                key = self.key(name, task, wanted.step, measure)
-                if key not in known:
-                    known[key] = self.measure(wanted.run, name, measure, wanted.trained)
-                    write_json(file, known)
-                found.setdefault(name, {}).update(known[key])
-        return found
+        file = file_of(wanted)
+        for name, measure, key in self.keys(wanted):
+            known = read_json(file) or {}
+            if key not in known:
+                write_json(file, known | {key: self.measure(wanted.run, name, measure, wanted.trained)})
+        return self.known(wanted)
+
+    def known(self, wanted: Wanted) -> dict[str, dict[str, float]] | None:
+        """Return the scores that are stored; None if one is missing."""
+        stored, found = read_json(file_of(wanted)) or {}, {}
+        for name, _, key in self.keys(wanted):
+            found.setdefault(name, {}).update(stored.get(key) or {"missing": 0.0})
+        return None if any("missing" in scores for scores in found.values()) else found
+
+    def keys(self, wanted: Wanted) -> list[tuple[str, str, str]]:
+        """Return task, measure and name of each measurement that is wanted."""
+        return [
+            (name, measure, self.key(name, task, wanted.step, measure))
+            for name, task in self.tasks.items()
+            for measure in wanted.measures
+        ]
 
     def key(self, name: str, task: Task, step: int, measure: str) -> str:
         """Name a measurement by all that decides it."""
@@ -206,10 +217,17 @@ def measured(truth: NDArray, chosen: NDArray, metric: str) -> float:
 def judged(
     wanted: list[Wanted], judging: Judging, tasks: dict[str, Task], trainer: dict[str, Any], processes: int
 ) -> list[dict[str, dict[str, float]]]:
-    """Judge runs in several processes, in their order."""
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), start_worker, (judging, tasks, trainer))
+    """Judge runs in several processes, in their order; what was judged before costs nothing."""
+    known = Judge(judging, tasks, trainer).known
+    missing = [one for one in wanted if known(one) is None]
+    if not missing:
+        return [known(one) for one in wanted]
+    pool = ProcessPoolExecutor(
+        min(processes, len(missing)), get_context("spawn"), start_worker, (judging, tasks, trainer)
+    )
     try:
-        return list(pool.map(judge_in_worker, wanted))
+        list(pool.map(judge_in_worker, missing))
+        return [known(one) for one in wanted]
     except BaseException:
         for process in active_children():
             process.terminate()
@@ -227,9 +245,14 @@ def start_worker(judging: Judging, tasks: dict[str, Task], trainer: dict[str, An
     WORKER = Judge(judging, tasks, trainer)
 
 
-def judge_in_worker(wanted: Wanted) -> dict[str, dict[str, float]]:
-    """Judge one run in a process of the pool."""
-    return WORKER.scores(wanted)
+def judge_in_worker(wanted: Wanted) -> None:
+    """Judge one run in a process of the pool; its scores are in the run's folder then."""
+    WORKER.scores(wanted)
+
+
+def file_of(wanted: Wanted) -> Path:
+    """Return the file with the scores of a run, or of fresh weights in its place."""
+    return wanted.run / (SCORES_FILE if wanted.trained else FRESH_FILE)
 
 
 def quiet() -> None:
