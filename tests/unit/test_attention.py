@@ -11,7 +11,9 @@ LENS = [23, 20, 20, 17, 9, 9, 9, 9, 9, 3, 1]
 
 def encoder(implementation: str) -> BertModel:
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    config = BertConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
     return BertModel._from_config(config, attn_implementation=implementation, add_pooling_layer=False).eval()
 
 
