@@ -173,6 +173,14 @@ class TextCorpus(LightningDataModule):
         marked[[number for number in ids if number is not None]] = True
         return marked
 
+    def token_counts(self) -> NDArray[np.int64]:
+        """Count how often each id occurs in the training text; special ones count as never."""
+        if self.preparation.streaming:
+            raise DataError(
+                "data.streaming = true: the text is never there as a whole to be counted; prepare it instead"
+            )
+        return self.corpora["train"].token_counts(self.vocab_size) * ~self.is_special()
+
     def batching(self) -> Batching:
         """Share a global batch over micro-batches and ranks."""
         return Batching(self.global_batch_size, self.micro_batch_size, self.rank, self.world_size)

@@ -157,6 +157,10 @@ class Corpus:
         """Number of tokens in all rows."""
         return int(self.first_token[-1])
 
+    def token_counts(self, vocab_size: int) -> NDArray[np.int64]:
+        """Count how often each id occurs."""
+        return sum((np.bincount(ids, minlength=vocab_size) for ids in self.ids), np.zeros(vocab_size, np.int64))
+
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Look up the number of tokens of each row."""
         out = np.empty(len(rows), np.int64)

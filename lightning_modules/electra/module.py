@@ -141,7 +141,15 @@ class Electra(Method):
             smaller = modeling.generator_config(config, self.generator_width, self.generator_depth)
             self.model = modeling.ElectraPair(config, smaller if self.generator == "trained" else None, self.tying)
         if self.generator == "unigram":
-            self.register_buffer("frequencies_V", modeling.unigram_logits(self.trainer.datamodule.token_counts()))
+            self.register_buffer("frequencies_V", torch.zeros(self.vocab_size))  # filled by a run, kept by checkpoints
+
+    def configure_model(self) -> None:
+        """Build once; a generator that draws by frequency counts the training text."""
+        is_new = self.model is None
+        super().configure_model()
+        if is_new and self.generator == "unigram":
+            counts_V = torch.from_numpy(self.trainer.datamodule.token_counts())
+            self.frequencies_V = modeling.unigram_logits(counts_V).to(self.frequencies_V)
 
     def slot_counts(self, batch: TextBatch) -> list[int]:
         """Return how many tokens are drawn from each sequence."""
