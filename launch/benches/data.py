@@ -2,7 +2,7 @@
 
 | system | what it does with the same text |
 |---|---|
-| bare | encodes it and throws the result away; nothing is read, cut or written |
+| bare | encodes it, in batches as ours, and throws the result away; nothing is read, cut or written |
 | packed, documents, segments | `prepare` with one process, a kind of `data.examples` each: read, encode, cut, write |
 | two processes | `prepare` with two processes, for documents; their start is inside |
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 MEGABYTES, MEGABYTES_QUICK = 48, 0.1
 VOCAB_SIZE, VOCAB_SIZE_QUICK = 30522, 1000
 SEQUENCE_LENGTH = 128
-DOCUMENTS_PER_CALL = 256
 BARE = "bare"
 PROCESSES = {"packed": 1, "documents": 1, "segments": 1, "two processes": 2}
 GOALS = [
@@ -97,10 +96,12 @@ def encode(tokenizer: Path, texts: list[str]) -> int:
     """Encode texts with the tokenizers library alone, and return how many tokens there are."""
     from tokenizers import Tokenizer
 
+    from datamodules.core.tokenization import DOCUMENTS_PER_BATCH as SIZE
+
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     opened, tokens = Tokenizer.from_file(str(tokenizer / "tokenizer.json")), 0
-    for first in range(0, len(texts), DOCUMENTS_PER_CALL):
-        batch = opened.encode_batch_fast(texts[first : first + DOCUMENTS_PER_CALL], add_special_tokens=False)
+    for first in range(0, len(texts), SIZE):
+        batch = opened.encode_batch_fast(texts[first : first + SIZE], add_special_tokens=False)
         tokens += sum(map(len, batch))
     return tokens
 
