@@ -54,13 +54,15 @@ def load_pretrained(network: PreTrainedModel, source: str) -> None:
     """Copy the weights of a Hugging Face folder or hub name into a network of the same class.
 
     Raises:
-        CheckpointError: the source is not there, or its sizes differ from the network's.
+        CheckpointError: the source is not there, lacks a weight (transformers would make one up), or has other sizes.
     """
     try:
-        found = type(network).from_pretrained(source, dtype=torch.float32)
+        found, info = type(network).from_pretrained(source, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"model.init_from = {source}: no run, folder or hub model can be read: {reason}"
+            f"model.init_from = {source}: no run, folder or hub model can be read there: {reason}"
         ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise CheckpointError(f"model.init_from = {source}: holds no {missing[0]} ({len(missing)} weights are missing)")
     load_weights(network, dict(found.named_parameters()), source)

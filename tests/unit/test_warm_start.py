@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.warm_start import checkpoint_of, load_weights
+from lightning_modules.electra.module import Electra
+from tests.text import word_tokenizer
+
+
+def electra(seed: int = 0, **options) -> Electra:
+    torch.manual_seed(seed)
+    built = Electra(**{"hidden_size": 32, "num_layers": 1, "embedding_size": 16, "max_positions": 32, **options})
+    built.build(word_tokenizer(), 32)
+    return built
+
+
+def same(ours: Electra, theirs: Electra) -> bool:
+    pairs = zip(ours.named_parameters(), theirs.named_parameters(), strict=True)
+    return all(torch.equal(p, q) and name == other for (name, p), (other, q) in pairs)
+
+
+def test_starts_from_what_export_wrote(tmp_path):
+    trained, fresh = electra(1), electra(2)
+    trained.export(tmp_path / "hf", word_tokenizer())
+    assert not same(trained, fresh)
+    fresh.warm_start(str(tmp_path / "hf"))
+    assert same(trained, fresh)
+    ours, theirs = fresh.model.generator.network, fresh.model.discriminator.network
+    assert ours.electra.embeddings is theirs.electra.embeddings, "still tied"
+
+
+def test_starts_from_a_discriminator_alone(tmp_path):
+    trained, fresh = electra(1), electra(2)
+    trained.export(tmp_path / "hf", word_tokenizer())
+    kept = fresh.model.generator.network.generator_predictions.dense.weight.clone()
+    fresh.warm_start(str(tmp_path / "hf" / "discriminator"))
+    assert torch.equal(fresh.model.generator.network.generator_predictions.dense.weight, kept)
+    state, wanted = (m.model.discriminator.network.state_dict() for m in (fresh, trained))
+    assert all(torch.equal(state[name], wanted[name]) for name in wanted)
+
+
+def test_a_masked_language_model_starts_from_one(tmp_path):
+    trained, fresh = electra(1, task="mlm"), electra(2, task="mlm")
+    trained.export(tmp_path / "hf", word_tokenizer())
+    fresh.warm_start(str(tmp_path / "hf"))
+    assert same(trained, fresh)
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    electra(1).export(tmp_path / "hf", word_tokenizer())
+    with pytest.raises(CheckpointError, match=r"has shape \[100, 16\], the model built here has \[100, 8\]"):
+        electra(embedding_size=8).warm_start(str(tmp_path / "hf"))
+    with pytest.raises(CheckpointError, match=r"also has electra\.encoder\.layer\.0.*\(16 names differ\)"):
+        small = electra().model.discriminator.network
+        del small.electra.encoder.layer[0]
+        load_weights(small, dict(electra().model.discriminator.network.named_parameters()), "other")
+    with pytest.raises(CheckpointError, match=r"model\.init_from = .*nowhere: no run, folder or hub model"):
+        electra().warm_start(str(tmp_path / "nowhere"))
+
+
+def test_weights_are_never_made_up(tmp_path):
+    electra(1).model.discriminator.network.electra.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(CheckpointError, match=r"holds no discriminator_predictions\.dense\.bias \(4 weights"):
+        electra().warm_start(str(tmp_path / "encoder"))
+
+
+def test_a_run_without_a_checkpoint_is_refused(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
+        checkpoint_of(str(tmp_path / "run"))
+    assert checkpoint_of(str(tmp_path)) is None
