@@ -6,6 +6,7 @@ Shape suffixes: T tokens of a micro-batch, B its sequences, D width, C outputs.
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -155,7 +156,15 @@ def method_of_run(run: Path) -> Electra:
     name = options.pop("class")
     if name not in METHODS:
         raise CheckpointError(f"{run}: is a run of {name}, and an encoder can be taken of {', '.join(METHODS)}")
-    return METHODS[name](**options)
+    return METHODS[name](**{key: _as_number(value) for key, value in options.items()})
+
+
+def _as_number(value: Any) -> Any:
+    """Read a word such as 1e-06, which is a number in YAML 1.2 and a string to PyYAML."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def same_vocabulary(tokenizer: PreTrainedTokenizerBase, folder: Path, source: str) -> None:
