@@ -26,8 +26,10 @@ class TensorBoard(TensorBoardLogger):
 
         TensorBoard's `purge_step` hides all events of that step and later (tensorflow/tensorboard#3732).
         """
-        if self._experiment is None:
-            self._kwargs["purge_step"] = step + 1
+        if self._experiment is not None:  # Lightning opens it for hyper-parameters before the training starts
+            self._experiment.close()
+            self._experiment = None
+        self._kwargs["purge_step"] = step + 1
 
 
 class JsonLines(Logger):

@@ -26,7 +26,8 @@ class RunRecord(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Write out what the step before has logged: a killed run loses none. Saving logs after all other callbacks."""
-        _flush(trainer)
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            _flush(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write out what was logged before."""

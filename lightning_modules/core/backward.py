@@ -1,6 +1,6 @@
 """Several backward passes in one optimizer step, right under every strategy. Nothing else calls `manual_backward`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 from lightning import LightningModule
@@ -32,7 +32,7 @@ def backward(module: LightningModule, loss: Tensor) -> None:
     module.manual_backward(loss)
 
 
-def check_gradients(named_parameters: Iterator[tuple[str, nn.Parameter]]) -> None:
+def check_gradients(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
     """Require that a step gave every trainable parameter a gradient.
 
     Strategies differ in what they do without one (skip, decay, or on ZeRO-3 repeat the gradient of the step before), so
@@ -41,7 +41,7 @@ def check_gradients(named_parameters: Iterator[tuple[str, nn.Parameter]]) -> Non
     Raises:
         RuntimeError: naming the parameters that have none.
     """
-    missing = [name for name, p in named_parameters if p.requires_grad and p.grad is None]
+    missing = [name for name, p in named_parameters if p.grad is None]
     if missing:
         named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise RuntimeError(

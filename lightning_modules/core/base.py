@@ -49,7 +49,8 @@ class Method(LightningModule):
         self.logged: dict[str, float] = {}  # the values of the newest logged step, for the progress line
         self.step_ended = 0.0
         self._evaluation = Totals()
-        self._ballot: Tensor | None = None  # votes to stop of the step before
+        self._ballot: tuple[Tensor, torch.cuda.Event | None] | None = None  # votes to stop of the step before
+        self._trained: list[tuple[str, nn.Parameter]] = []
 
     def optimization(
         self,
@@ -154,16 +155,22 @@ class Method(LightningModule):
 
     def _act_on_votes(self, packed: Tensor) -> None:
         """End the run if any rank voted for it one step ago; that vote has long arrived, so nothing waits."""
-        if self._ballot is not None and self._ballot.item() > 0:
-            self.trainer.should_stop = True
-        self._ballot = packed[-1].to("cpu", non_blocking=True)
+        if self._ballot is not None:
+            votes, arrival = self._ballot
+            if arrival is not None:
+                arrival.synchronize()  # a step old: a formality, but without it the host may read too early
+            if votes.item() > 0:
+                self.trainer.should_stop = True
+        self._ballot = packed[-1].to("cpu", non_blocking=True), torch.cuda.Event() if packed.is_cuda else None
+        if packed.is_cuda:
+            self._ballot[1].record()
 
     def _update(self, totals: Totals | None) -> None:
         optimizer = self.optimizers()
         set_rates(optimizer, self.rate(self.trainer.global_step))
-        if self.trainer.global_step < 2:
-            check_gradients(self.named_parameters())
-        norm = nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm or float("inf"))
+        self._trained = self._trained or [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+        check_gradients(self._trained)
+        norm = nn.utils.clip_grad_norm_([p for _, p in self._trained], self.clip_norm or float("inf"))
         rate = optimizer.param_groups[0]["lr"]
         optimizer.step()
         optimizer.zero_grad()
@@ -197,6 +204,7 @@ class Method(LightningModule):
 
     def end_evaluation(self, prefix: str) -> dict[str, float]:
         """Return the metrics of the evaluation over all ranks, by name."""
+        self._evaluation.complete()
         self._evaluation.reduce(self.device)
         values = {**self._evaluation.means(), **self.summarise(self._evaluation.statistics())}
         return {f"{prefix}/{name}": value for name, value in values.items()}

@@ -47,8 +47,8 @@ class Totals:
         value = value.double()
         self.values[name] = self.values[name] + value if name in self.values else value
 
-    def reduce(self, device: torch.device) -> None:
-        """Add up over the ranks. A rank that saw no micro-batch takes part with zeros."""
+    def complete(self) -> None:
+        """Put zeros where another rank has values: a rank may have had no micro-batch of an evaluation at all."""
         if not (dist.is_available() and dist.is_initialized()):
             return
         shapes: list = [None] * dist.get_world_size()
@@ -57,6 +57,11 @@ class Totals:
             self.weights = weights | self.weights
             for name, shape in found.items():
                 self.values.setdefault(name, torch.zeros(shape, dtype=torch.float64))
+
+    def reduce(self, device: torch.device) -> None:
+        """Add up over the ranks in one call; all must hold the same names and shapes."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return
         names = sorted(self.values)
         packed = torch.cat([self.values[name].to(device).reshape(-1) for name in names])
         dist.all_reduce(packed)
