@@ -14,7 +14,7 @@ class Throughput(Callback):
 
     | name | meaning |
     |---|---|
-    | perf/tokens_per_s | real tokens a second, all ranks |
+    | perf/tokens_per_s | real tokens a second of this rank times the ranks, which hold like shares |
     | perf/pad_fraction | share of padding if every micro-batch were padded to its longest sequence; none is computed |
     | perf/data_wait_fraction | share of the time in which the step waited for the loader |
     | perf/mfu | share of the device's dense bf16 peak, where the device and the method's operations are known |

@@ -2,6 +2,7 @@
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from tqdm import tqdm
 
 from lightning_modules.core.base import Method
 
@@ -44,6 +45,9 @@ class Validation(Callback):
         self.last, self.last_step = module.end_evaluation("val"), trainer.global_step
         module.train()
         module.log_values(self.last)
+        if trainer.is_global_zero:  # tqdm.write keeps a progress bar whole
+            numbers = " ".join(f"{name} {value:.4g}" for name, value in sorted(self.last.items()))
+            tqdm.write(f"step {trainer.global_step}: {numbers}")
 
     def state_dict(self) -> dict:
         """Return the newest result, so that the choice of a best checkpoint survives a stop."""

@@ -46,6 +46,13 @@ def fits_positions(length: int, positions: int) -> str | None:
     return None
 
 
+def known_precision(precision: str | int | None) -> str | None:
+    """Weights, moments and norms stay in float32 at least; there is no loss scale."""
+    if str(precision) in ("None", "32", "32-true", "64", "64-true", "bf16-mixed"):
+        return None
+    return "is not supported: use 32-true, 64-true, or bf16-mixed, which keeps float32 weights and needs no loss scale"
+
+
 def whole_seed(seed: int) -> str | None:
     """A seed has 32 bits."""
     return None if 0 <= seed < 2**32 else "must be from 0 to 4294967295"
@@ -60,6 +67,7 @@ def single_is_one_device(strategy: str, devices: Any) -> str | None:
 RULES: list[Rule] = [
     (("seed",), whole_seed),
     (("trainer.max_steps",), positive),
+    (("trainer.precision",), known_precision),
     (("trainer.log_every_n_steps",), positive),
     (("data.global_batch_size",), positive),
     (("data.micro_batch_size",), positive),

@@ -51,6 +51,7 @@ class Method(LightningModule):
         self._evaluation = Totals()
         self._ballot: tuple[Tensor, torch.cuda.Event | None] | None = None  # votes to stop of the step before
         self._trained: list[tuple[str, nn.Parameter]] = []
+        self._finite: Tensor | bool = True
 
     def optimization(
         self,
@@ -171,6 +172,7 @@ class Method(LightningModule):
         self._trained = self._trained or [(n, p) for n, p in self.named_parameters() if p.requires_grad]
         check_gradients(self._trained)
         norm = nn.utils.clip_grad_norm_([p for _, p in self._trained], self.clip_norm or float("inf"))
+        self._finite = self._finite & torch.isfinite(norm)  # on the device: looked at when something is logged or saved
         rate = optimizer.param_groups[0]["lr"]
         optimizer.step()
         optimizer.zero_grad()
@@ -181,10 +183,25 @@ class Method(LightningModule):
         totals.reduce(self.device)
         values = {**totals.means(), **self.summarise(totals.statistics())}
         self.logged = {f"train/{name}": value for name, value in values.items()} | more
-        if not torch.isfinite(torch.tensor([self.logged["train/loss"], more["opt/grad_norm"]])).all():
-            step = self.trainer.global_step
-            raise Diverged(f"step {step}: loss {self.logged['train/loss']}, gradient norm {more['opt/grad_norm']}")
+        self.check_finite()
         self.log_values(self.logged)
+
+    def check_finite(self) -> None:
+        """Require that every gradient so far was finite; waits for the device.
+
+        Raises:
+            Diverged: naming the step at which it was found, and the loss that was logged last.
+        """
+        if not self._finite:
+            loss = self.logged.get("train/loss", "not logged yet")
+            raise Diverged(
+                f"step {self.trainer.global_step}: a gradient was not finite at this step or since the last that was "
+                f"logged (loss {loss}); lower model.learning_rate, or look at the data"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Refuse to save weights that a gradient which was not finite has spoilt."""
+        self.check_finite()
 
     def log_values(self, values: dict[str, float]) -> None:
         """Send values to every logger under the number of completed optimizer steps."""

@@ -5,6 +5,7 @@ Shape suffixes: T tokens of a micro-batch, B its sequences, M drawn slots.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,9 +24,11 @@ class Slots(NamedTuple):
 def slot_counts(batch: TextBatch, fraction: float, max_slots: int, replacement: bool) -> list[int]:
     """Return the slots of each sequence: k = clamp(round(fraction * n), 1, max_slots), n all tokens of the sequence.
 
-    Halves are rounded to even, as in the released code. Without replacement k is at most the tokens that may be drawn.
+    The product is taken in float32 and halves are rounded to even, as in the released code. Without replacement k is at
+    most the tokens that may be drawn.
     """
-    counts = [min(max(round(fraction * n), 1), max_slots) for n in batch["lens"]]
+    rounded = np.rint(np.asarray(batch["lens"], np.float32) * np.float32(fraction))
+    counts = np.clip(rounded, 1, max_slots).astype(int).tolist()
     if replacement:
         return [k if room else 0 for k, room in zip(counts, batch["maskable"], strict=True)]
     return [min(k, room) for k, room in zip(counts, batch["maskable"], strict=True)]

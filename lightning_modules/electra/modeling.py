@@ -8,17 +8,22 @@ import lightning_modules.core.attention  # noqa: F401  registers the attention "
 from datamodules.core.batches import TextBatch
 
 
-def generator_config(discriminator: ElectraConfig, width_fraction: float, depth_fraction: float) -> ElectraConfig:
+def generator_config(
+    discriminator: ElectraConfig, width_fraction: float, depth_fraction: float, tying: str = "embeddings"
+) -> ElectraConfig:
     """Scale a discriminator's configuration down to its generator (paper, section 3.2 and appendix A).
 
-    Width, heads and feed-forward width are scaled together; the embedding width stays, because it is shared.
+    Width and feed-forward width are scaled, the size of a head stays. Shared embeddings keep their width; others are as
+    wide as the generator, as in the released code.
     """
     hidden = round(discriminator.hidden_size * width_fraction)
+    head_size = discriminator.hidden_size // discriminator.num_attention_heads
     changes = {
         "hidden_size": hidden,
         "num_hidden_layers": max(1, round(discriminator.num_hidden_layers * depth_fraction)),
-        "num_attention_heads": max(1, round(discriminator.num_attention_heads * width_fraction)),
+        "num_attention_heads": max(1, hidden // head_size),
         "intermediate_size": round(discriminator.intermediate_size * width_fraction),
+        "embedding_size": hidden if tying == "none" else discriminator.embedding_size,
     }
     return ElectraConfig(**{**discriminator.to_dict(), **changes})
 

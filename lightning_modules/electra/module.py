@@ -138,7 +138,7 @@ class Electra(Method):
         if self.task == "mlm":
             self.model = modeling.MaskedLM(config)
         else:
-            smaller = modeling.generator_config(config, self.generator_width, self.generator_depth)
+            smaller = modeling.generator_config(config, self.generator_width, self.generator_depth, self.tying)
             self.model = modeling.ElectraPair(config, smaller if self.generator == "trained" else None, self.tying)
         if self.generator == "unigram":
             self.register_buffer("frequencies_V", torch.zeros(self.vocab_size))  # filled by a run, kept by checkpoints
@@ -182,16 +182,19 @@ class Electra(Method):
 
     def sample(self, logits_MV: Tensor | None, ids_M: Tensor, slots: Slots, key: int) -> Tensor:
         """Draw one token a slot from the generator; no gradient flows through the draw."""
-        uniform_M = keyed_uniform(mix(key, SAMPLES), slots.sample_M, slots.rank_M)
+        stream = mix(key, SAMPLES)
+        uniform_M = keyed_uniform(stream, slots.sample_M, slots.rank_M)
         if self.generator == "uniform":
-            return (uniform_M.double() * self.vocab_size).long()
+            return objective.sample_uniform(self.vocab_size, uniform_M, ids_M if self.disallow_correct else None)
         if self.generator == "unigram":
             logits_MV = self.frequencies_V.expand(len(ids_M), -1)
         logits_MV = widened(logits_MV.detach())
         if self.disallow_correct:
             logits_MV = objective.without_truth(logits_MV, ids_M)
         if self.sampler == "gumbel":
-            return objective.sample_gumbel(logits_MV, self.temperature)
+            token_V = torch.arange(self.vocab_size, device=ids_M.device)
+            uniform_MV = keyed_uniform(stream, slots.sample_M[:, None], slots.rank_M[:, None], token_V)
+            return objective.sample_gumbel(logits_MV, uniform_MV, self.temperature)
         return objective.sample_inverse_cdf(logits_MV, uniform_M, self.temperature)
 
     def objective(self, batch: TextBatch, key: int, measures: bool) -> LossTerms:

@@ -32,6 +32,14 @@ def without_truth(logits_MV: Tensor, ids_M: Tensor) -> Tensor:
     return logits_MV.scatter_add(1, ids_M[:, None], penalty[:, None])
 
 
+def sample_uniform(vocab_size: int, uniform_M: Tensor, truth_M: Tensor | None = None) -> Tensor:
+    """Draw every token alike; with `truth_M` every token but that one."""
+    if truth_M is None:
+        return (uniform_M.double() * vocab_size).long()
+    drawn_M = (uniform_M.double() * (vocab_size - 1)).long()
+    return drawn_M + (drawn_M >= truth_M)
+
+
 @torch.no_grad()
 def sample_inverse_cdf(logits_MV: Tensor, uniform_M: Tensor, temperature: float = 1.0) -> Tensor:
     """Draw x_hat ~ p_G with one uniform number a slot: the first token whose cumulated probability exceeds it."""
@@ -41,13 +49,12 @@ def sample_inverse_cdf(logits_MV: Tensor, uniform_M: Tensor, temperature: float 
 
 
 @torch.no_grad()
-def sample_gumbel(logits_MV: Tensor, temperature: float = 1.0) -> Tensor:
-    """Draw x_hat ~ p_G as the released code does: the largest of softmax(logits / T) in logs plus Gumbel noise.
+def sample_gumbel(logits_MV: Tensor, uniform_MV: Tensor, temperature: float = 1.0) -> Tensor:
+    """Draw x_hat ~ p_G as the released code does: the largest of logits / T plus Gumbel noise.
 
-    The released code adds the noise to the probabilities' logits after a softmax; the 1e-9 keep the logs finite.
+    The released code takes a softmax of that sum first, which moves no maximum; the 1e-9 are its own.
     """
-    noise_MV = torch.rand_like(logits_MV, dtype=torch.float32)
-    gumbel_MV = -torch.log(-torch.log(noise_MV + 1e-9) + 1e-9)
+    gumbel_MV = -torch.log(-torch.log(uniform_MV + 1e-9) + 1e-9)
     return (widened(logits_MV) / temperature + gumbel_MV).argmax(dim=-1)
 
 

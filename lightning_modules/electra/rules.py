@@ -16,17 +16,16 @@ def generator_fits(width: float, hidden_size: int, num_heads: int | None, genera
     if generator != "trained" or task == "mlm":
         return None
     hidden = round(hidden_size * width)
-    heads = max(1, round((num_heads or max(1, hidden_size // 64)) * width))
-    if hidden < 1 or abs(hidden - hidden_size * width) > 1e-6 * hidden_size or hidden % heads:
-        return (
-            f"gives the generator a width of {hidden_size * width:g} for {heads} heads; change it so that they divide"
-        )
+    heads = max(1, hidden // (hidden_size // (num_heads or max(1, hidden_size // 64))))
+    if hidden < 1 or abs(hidden - hidden_size * width) > 0.01 or hidden % heads:
+        exact = hidden_size * width
+        return f"gives the generator a width of {exact:g} for {heads} heads; change it so that they divide"
     return None
 
 
-def shares_whole_encoder(tying: str, width: float, depth: float) -> str | None:
+def shares_whole_encoder(tying: str, width: float, depth: float, generator: str) -> str | None:
     """Two encoders that are one have one size."""
-    if tying == "all" and (width != 1.0 or depth != 1.0):
+    if tying == "all" and generator == "trained" and (width != 1.0 or depth != 1.0):
         return "needs a generator of the encoder's size: set model.generator_width and model.generator_depth to 1.0"
     return None
 
@@ -57,7 +56,7 @@ RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [
         ("model.generator_width", "model.hidden_size", "model.num_heads", "model.generator", "model.task"),
         generator_fits,
     ),
-    (("model.tying", "model.generator_width", "model.generator_depth"), shares_whole_encoder),
+    (("model.tying", "model.generator_width", "model.generator_depth", "model.generator"), shares_whole_encoder),
     *(
         ((f"model.{name}",), one_share)
         for name in ("mask_fraction", "mask_share", "generator_width", "generator_depth")

@@ -23,7 +23,8 @@ def test_a_million_draws_follow_the_softmax(sampler, temperature):
     drawn = []
     for part in range(10):
         if sampler == "gumbel":
-            drawn.append(objective.sample_gumbel(rows, temperature))
+            uniform = keyed_uniform(part, torch.arange(100_000)[:, None], torch.arange(50))
+            drawn.append(objective.sample_gumbel(rows, uniform, temperature))
         else:
             uniform = keyed_uniform(part, torch.arange(100_000))
             drawn.append(objective.sample_inverse_cdf(rows, uniform, temperature))
@@ -43,6 +44,15 @@ def test_disallow_correct_never_samples_the_truth():
     sampled = objective.sample_inverse_cdf(forbidden, keyed_uniform(1, torch.arange(2000)))
     assert not (sampled == truth).any()
     assert chi_square((sampled - truth) % 8 - 1, torch.full((7,), 1 / 7)) < chi2.ppf(0.999, 6)
+
+
+def test_uniform_draws_skip_the_truth_only_when_told():
+    truth, uniform = torch.arange(20_000) % 8, keyed_uniform(1, torch.arange(20_000))
+    free = objective.sample_uniform(8, uniform)
+    assert chi_square(free, torch.full((8,), 1 / 8)) < chi2.ppf(0.999, 7) and (free == truth).any()
+    others = objective.sample_uniform(8, uniform, truth)
+    assert not (others == truth).any() and others.min() == 0 and others.max() == 7
+    assert chi_square((others - truth) % 8 - 1, torch.full((7,), 1 / 7)) < chi2.ppf(0.999, 6)
 
 
 def test_a_correct_sample_counts_as_original():

@@ -150,20 +150,25 @@ def test_tying_all_and_none():
     apart = module(tying="none").model
     ours, theirs = apart.generator.network.electra.embeddings, apart.discriminator.network.electra.embeddings
     assert not {id(p) for p in ours.parameters()} & {id(p) for p in theirs.parameters()}
+    assert ours.word_embeddings.weight.shape == (100, 32) and apart.generator.network.config.hidden_size == 32
     head = apart.generator.network.generator_lm_head.weight
     assert head is ours.word_embeddings.weight
 
 
-def test_initialisation_is_the_released_one():
+def test_every_weight_is_initialised_as_released():
     pair = module(hidden_size=256, embedding_size=128, num_heads=4).model
-    config = pair.discriminator.network.config
-    dense = pair.discriminator.network.electra.encoder.layer[0].intermediate.dense.weight
-    assert dense.abs().max() <= 0.04 and abs(dense.std() - 0.0176) < 2e-4
-    bound = (6 / (config.embedding_size + config.hidden_size)) ** 0.5
-    projection = pair.discriminator.network.electra.embeddings_project.weight
-    assert bound * 0.98 < projection.abs().max() <= bound
-    last = pair.discriminator.network.discriminator_predictions.dense_prediction.weight
-    assert last.abs().max() > 0.04
+    for network in (pair.discriminator.network, pair.generator.network):
+        for name, p in network.named_parameters():
+            if name.endswith("bias"):
+                assert (p == 0).all(), name
+            elif "LayerNorm" in name:
+                assert (p == 1).all(), name
+            elif "embeddings_project" in name or "dense_prediction" in name:
+                bound = (6 / sum(p.shape)) ** 0.5
+                assert 0.9 * bound < p.abs().max() <= bound and abs(p.std() / (bound / 3**0.5) - 1) < 0.1, name
+            else:
+                assert p.abs().max() <= 0.04 and abs(p.std() - 0.0176) < 1e-3, name
+    assert all(m.eps == 1e-12 for m in pair.modules() if isinstance(m, torch.nn.LayerNorm))
 
 
 def test_corruption_of_a_sequence_depends_neither_on_its_company_nor_on_the_process():
@@ -200,6 +205,15 @@ def test_counts_known_before_the_forward_pass_are_those_of_the_terms(options, te
     assert all(0 <= value <= 1 for value in metrics.values())
     found.total(dict.fromkeys(terms, 1.0)).backward()
     assert all(p.grad is not None for p in ours.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, {"sampler": "gumbel", "masking": "with_replacement"}])
+def test_an_evaluation_draws_the_same_whatever_happened_before(options):
+    ours, batch = module(**options).eval(), text_batch([50, 30])
+    first = ours.corrupt(batch, 4)
+    torch.manual_seed(9)
+    again = ours.corrupt(batch, 4)
+    assert torch.equal(first.ids_T, again.ids_T) and torch.equal(first.sampled_M, again.sampled_M)
 
 
 def test_uniform_generator_draws_every_token_alike():
