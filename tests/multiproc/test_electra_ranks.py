@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.runs import kill_at_step, launch, metrics, optimizer_state, start, weights
 
@@ -57,6 +58,9 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, ranks, tmp_path):
     assert "going on after step 6" in output
     straight = runs(f"{ranks}-dropout")
     assert metrics(tmp_path / "run") == metrics(straight)
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == list(range(1, STEPS + 1)), "no step twice"
+    assert [event.step for event in board.Scalars("val/auc")] == [4, 8, 12, 16, 20]
     ours, theirs = optimizer_state(tmp_path / "run"), optimizer_state(straight)
     assert ours.keys() == theirs.keys() and len(ours) > 100
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
