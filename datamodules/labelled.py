@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.core import wordpiece
+from datamodules.core.base import TextDataModule
 from datamodules.core.batches import LabelledBatch, TextBatch
 from datamodules.core.encoded import Encoded
 from datamodules.core.errors import DataError
 from datamodules.core.labels import Example, Fields, Labels, class_names, class_number, read_examples
-from datamodules.core.loader import Batching, Evaluation, FromStep, Steps, loader
+from datamodules.core.loader import Evaluation, FromStep, Steps, loader
 from datamodules.core.made_tasks import MADE, make_examples
 from datamodules.core.order import sample_at
 from datamodules.core.preparation import Preparation, cache_folder
@@ -28,7 +28,6 @@ from datamodules.core.wordpiece import TokenizerOptions
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
-    from transformers import PreTrainedTokenizerFast
 
 Samples = Callable[[NDArray[np.int64]], NDArray[np.int64]]  # places in the global order -> numbers of examples
 LABELS_FILE = "labels.json"  # in the run's folder: the names of the classes, in the order of the outputs
@@ -40,7 +39,7 @@ SOURCE_KEYS = {
 }
 
 
-class LabelledText(LightningDataModule):
+class LabelledText(TextDataModule):
     """Labelled text, tokenised in memory and read in an order that is a function of (seed, step).
 
     A source is a file, a folder, a pattern such as "texts/*.jsonl.gz", a hub data set NAME:CONFIG:SPLIT, or a task made
@@ -83,7 +82,7 @@ class LabelledText(LightningDataModule):
         num_workers: int = 0,
         cache_dir: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(global_batch_size, micro_batch_size, sequence_length)
         made = source if source in MADE else None
         self.sources = {
             "train": source,
@@ -103,11 +102,8 @@ class LabelledText(LightningDataModule):
         )
         self.preparation.check()
         self.fields = Fields(text_field, pair_field, label_field, labels)
-        self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
-        self.sequence_length, self.num_examples, self.num_workers = sequence_length, num_examples, num_workers
-        self.seed = 0
+        self.num_examples, self.num_workers = num_examples, num_workers
         self.tokenizer_place: str | None = None
-        self.tokenizer: PreTrainedTokenizerFast | None = None
         self.label_names: list[str] = []
         self.splits: dict[str, Encoded] = {}
 
@@ -180,21 +176,6 @@ class LabelledText(LightningDataModule):
         write_atomically(file, json.dumps(self.label_names) + "\n")
 
     @property
-    def rank(self) -> int:
-        """This process's number."""
-        return self.trainer.global_rank if self.trainer is not None else 0
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes."""
-        return self.trainer.world_size if self.trainer is not None else 1
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, added tokens included."""
-        return len(self.tokenizer)
-
-    @property
     def fingerprint(self) -> str:
         """A hash of the training examples, as ids and labels, and of the names of the classes."""
         return hashlib.sha256(self.splits["train"].content() + json.dumps(self.label_names).encode()).hexdigest()[:32]
@@ -210,10 +191,6 @@ class LabelledText(LightningDataModule):
             lines.append(f"{split}: {len(examples):,} examples{cut}")
         return [*lines, f"an epoch has {len(self.splits['train']) / self.global_batch_size:.1f} steps"]
 
-    def batching(self) -> Batching:
-        """Shares a global batch over micro-batches and ranks."""
-        return Batching(self.global_batch_size, self.micro_batch_size, self.rank, self.world_size)
-
     def is_special(self) -> NDArray[np.bool_]:
         """Marks the ids that stand for no text."""
         marked = np.zeros(len(self.tokenizer), bool)
@@ -226,10 +203,6 @@ class LabelledText(LightningDataModule):
         steps = Steps(examples, self.batching(), self.seed, self.is_special())
         labelled = WithLabels(steps, examples.labels, partial(sample_at, n=len(examples), seed=self.seed))
         return loader(labelled, self.num_workers, FromStep(self.first_step))
-
-    def first_step(self) -> int:
-        """The step with which training begins or goes on."""
-        return self.trainer.global_step if self.trainer is not None else 0
 
     def val_dataloader(self) -> "DataLoader | list[DataLoader]":
         """Yields every validation example once over all ranks; no loader when there is no validation data."""

@@ -5,26 +5,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from datamodules.core import wordpiece
+from datamodules.core.base import TextDataModule
 from datamodules.core.corpus import Corpus, digest
 from datamodules.core.errors import DataError
-from datamodules.core.loader import Batching, Evaluation, FromStep, Steps, loader
+from datamodules.core.loader import Evaluation, FromStep, Steps, loader
 from datamodules.core.packing import ExampleSource, Rows, Windows
 from datamodules.core.preparation import Places, Preparation, cache_folder
 from datamodules.core.wordpiece import TokenizerOptions
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
-    from transformers import PreTrainedTokenizerFast
 
     from datamodules.core.streaming import Stream
 
 
-class TextCorpus(LightningDataModule):
+class TextCorpus(TextDataModule):
     """A text corpus, tokenised once under a cache folder and read in an order that is a function of (seed, step).
 
     Args:
@@ -69,7 +68,7 @@ class TextCorpus(LightningDataModule):
         num_prepare_processes: int = 0,
         cache_dir: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(global_batch_size, micro_batch_size, sequence_length)
         self.preparation = Preparation(
             tokenizer=tokenizer,
             sources={"train": source, "val": validation_source, "test": test_source},
@@ -81,11 +80,8 @@ class TextCorpus(LightningDataModule):
             cache=cache_folder(cache_dir),
         )
         self.preparation.check()
-        self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
-        self.sequence_length, self.examples = sequence_length, examples
-        self.length_grouping_steps, self.num_workers = length_grouping_steps, num_workers
-        self.seed = 0
-        self.tokenizer: PreTrainedTokenizerFast | None = None
+        self.examples, self.num_workers = examples, num_workers
+        self.length_grouping_steps = length_grouping_steps
         self.places: Places | None = None
         self.corpora: dict[str, Corpus] = {}
         self.stream: Stream | None = None
@@ -107,21 +103,6 @@ class TextCorpus(LightningDataModule):
             wordpiece.copy_into_run(self.tokenizer, Path(self.trainer.default_root_dir))
         if not self.preparation.streaming:
             self.note_small()
-
-    @property
-    def rank(self) -> int:
-        """This process's number."""
-        return self.trainer.global_rank if self.trainer is not None else 0
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes."""
-        return self.trainer.world_size if self.trainer is not None else 1
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, added tokens included."""
-        return len(self.tokenizer)
 
     @property
     def fingerprint(self) -> str:
@@ -181,10 +162,6 @@ class TextCorpus(LightningDataModule):
             )
         return self.corpora["train"].token_counts(self.vocab_size) * ~self.is_special()
 
-    def batching(self) -> Batching:
-        """Share a global batch over micro-batches and ranks."""
-        return Batching(self.global_batch_size, self.micro_batch_size, self.rank, self.world_size)
-
     def train_dataloader(self) -> "DataLoader":
         """Yield this rank's share of every step from the one at which the trainer stands."""
         if self.preparation.streaming:
@@ -193,10 +170,6 @@ class TextCorpus(LightningDataModule):
             self.example_source("train"), self.batching(), self.seed, self.is_special(), self.length_grouping_steps
         )
         return loader(steps, self.num_workers, FromStep(self.first_step))
-
-    def first_step(self) -> int:
-        """The step with which training begins or goes on."""
-        return self.trainer.global_step if self.trainer is not None else 0
 
     def val_dataloader(self) -> "DataLoader | list[DataLoader]":
         """Yield every validation example once over all ranks; no loader when there is no validation text."""

@@ -57,10 +57,10 @@ def permute(index: NDArray[np.int64], n: int, *key: int | NDArray[np.int64]) -> 
     half_bits = max(3, ((n - 1).bit_length() + 1) // 2)
     keys = [np.broadcast_to(keyed_hash(*key, round_), np.shape(index)) for round_ in range(ROUNDS)]
     out = np.array(index, dtype=np.uint64)
-    todo = np.arange(out.size)
-    while todo.size:
-        out[todo] = feistel(out[todo], half_bits, [key[todo] for key in keys])
-        todo = todo[out[todo] >= n]
+    outside = np.arange(out.size)
+    while outside.size:
+        out[outside] = feistel(out[outside], half_bits, [key[outside] for key in keys])
+        outside = outside[out[outside] >= n]
     return out.astype(np.int64)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,9 +57,12 @@ def reseal(folder: Path, name: str) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": seal(manifest)}))
 
 
+MARK = str(Path(tempfile.gettempdir()) / "this_must_never_exist")
+
+
 class Bomb:
     def __reduce__(self) -> tuple:
-        return os.mkdir, ("/tmp/this_must_never_exist",)
+        return os.mkdir, (MARK,)
 
 
 def carry_code(folder: Path) -> None:
@@ -98,7 +102,7 @@ def test_damage_is_named_and_passed_over(
     assert str(newest) in str(caught.value) and "\n" not in str(caught.value)
     assert newest_complete(checkpoints) == older
     assert complaint in caplog.text
-    assert not Path("/tmp/this_must_never_exist").exists()
+    assert not Path(MARK).exists()
 
 
 def test_shares_of_the_ranks_cover_all_files(checkpoints: Path) -> None:

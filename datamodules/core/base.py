@@ -1,0 +1,44 @@
+"""What every DataModule of text shares: its place among the ranks, its batch sizes, its position."""
+
+from typing import TYPE_CHECKING
+
+from lightning import LightningDataModule
+
+from datamodules.core.loader import Batching
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class TextDataModule(LightningDataModule):
+    """A DataModule whose batches are a function of (seed, step); `seed` is set by the launcher."""
+
+    def __init__(self, global_batch_size: int, micro_batch_size: int, sequence_length: int) -> None:
+        super().__init__()
+        self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
+        self.sequence_length = sequence_length
+        self.seed = 0
+        self.tokenizer: PreTrainedTokenizerFast | None = None
+
+    @property
+    def rank(self) -> int:
+        """This process's number."""
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return len(self.tokenizer)
+
+    def batching(self) -> Batching:
+        """Share a global batch over micro-batches and ranks."""
+        return Batching(self.global_batch_size, self.micro_batch_size, self.rank, self.world_size)
+
+    def first_step(self) -> int:
+        """The step with which training begins or goes on."""
+        return self.trainer.global_step if self.trainer is not None else 0
