@@ -51,6 +51,7 @@ def export(run: Path, out: Path, step: str | None) -> list[str]:
     from lightning_modules.core.warm_start import load_weights
 
     logging.disable_progress_bar()
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports deepspeed to unwrap a model; it would search
     checkpoint = choose(run / "checkpoints", step)
     if checkpoint is None:
         raise ConfigError(f"{run}: holds no checkpoint yet")
