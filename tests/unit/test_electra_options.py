@@ -48,9 +48,9 @@ def sevens(lens: list[int]) -> TextBatch:
     return batch
 
 
-def corrupted(method: Electra, batch: TextBatch, keys: int = 10) -> list[Corrupted]:
-    with torch.no_grad():
-        return [method.corrupt(batch, key) for key in range(keys)]
+@torch.no_grad()
+def corrupted(method: Electra, batch: TextBatch) -> list[Corrupted]:
+    return [method.corrupt(batch, key) for key in range(10)]
 
 
 # What is drawn and masked
@@ -266,19 +266,9 @@ def test_evaluations_draw_otherwise_than_training(tmp_path):
 
 
 def test_sizes_dropouts_and_the_scale_of_new_weights():
-    ours = tiny(
-        hidden_size=48,
-        num_layers=4,
-        num_heads=3,
-        intermediate_size=80,
-        embedding_size=24,
-        max_positions=70,
-        dropout=0.2,
-        attention_dropout=0.3,
-        initializer_range=0.05,
-        generator_width=1 / 3,
-        generator_depth=0.5,
-    )
+    sizes = {"hidden_size": 48, "num_layers": 4, "num_heads": 3, "intermediate_size": 80, "embedding_size": 24}
+    shares = {"dropout": 0.2, "attention_dropout": 0.3, "generator_width": 1 / 3, "generator_depth": 0.5}
+    ours = tiny(**sizes, **shares, max_positions=70, initializer_range=0.05)
     for network, (width, layers, heads, inner) in (
         (ours.model.discriminator.network.electra, (48, 4, 3, 80)),
         (ours.model.generator.network.electra, (16, 2, 1, 27)),
