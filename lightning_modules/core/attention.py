@@ -13,6 +13,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from datamodules.core.batches import FlatLayout, Group
+from lightning_modules.core.dropout import dropout
+from lightning_modules.core.precision import widened
 
 
 def attend(
@@ -45,7 +47,7 @@ def _even(group: Group, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, p: float, s
         x[group.start : group.stop].unflatten(0, (group.rows, group.width)).transpose(1, 2)
         for x in (q_THD, k_THD, v_THD)
     )
-    out_RHWD = F.scaled_dot_product_attention(*blocks, dropout_p=p, scale=scale)
+    out_RHWD = _block(*blocks, None, p, scale)
     return out_RHWD.transpose(1, 2).flatten(0, 1)
 
 
@@ -61,10 +63,22 @@ def _group(
         block = block.index_copy(0, place_T, x_THD[group.start : group.stop])
         return block.unflatten(0, (group.rows, group.width)).transpose(1, 2)
 
-    out_RHWD = F.scaled_dot_product_attention(
-        pad(q_THD), pad(k_THD), pad(v_THD), attn_mask=keep_R11W, dropout_p=p, scale=scale
-    )
+    out_RHWD = _block(pad(q_THD), pad(k_THD), pad(v_THD), keep_R11W, p, scale)
     return out_RHWD.transpose(1, 2).flatten(0, 1)[place_T]
+
+
+def _block(q: Tensor, k: Tensor, v: Tensor, keep_R11W: Tensor | None, p: float, scale: float | None) -> Tensor:
+    """Attend inside padded blocks [R, H, W, D]; `keep_R11W` is false for keys that are padding.
+
+    With dropout torch has no fused kernel on a CPU, and its plain one checks every row for having no key at all.
+    Written out, with cheap masks, it is faster.
+    """
+    if p == 0.0 or q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=keep_R11W, dropout_p=p, scale=scale)
+    scores_RHWW = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)
+    if keep_R11W is not None:
+        scores_RHWW = scores_RHWW.masked_fill(~keep_R11W, float("-inf"))
+    return dropout(widened(scores_RHWW).softmax(-1), p).to(v.dtype) @ v
 
 
 def _varlen(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, scale: float | None) -> Tensor:

@@ -6,6 +6,7 @@ from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTrainin
 
 import lightning_modules.core.attention  # noqa: F401  registers the attention "flat"
 from datamodules.core.batches import TextBatch
+from lightning_modules.core.dropout import cheap_dropout
 
 
 def generator_config(
@@ -44,6 +45,7 @@ class MaskedLM(nn.Module):
     def __init__(self, config: ElectraConfig) -> None:
         super().__init__()
         self.network = ElectraForMaskedLM._from_config(config, attn_implementation="flat")
+        cheap_dropout(self.network)
         initialise(self.network, config.initializer_range)
 
     def forward(self, ids_T: Tensor, batch: TextBatch, place_M: Tensor) -> Tensor:
@@ -58,6 +60,7 @@ class Discriminator(nn.Module):
     def __init__(self, config: ElectraConfig) -> None:
         super().__init__()
         self.network = ElectraForPreTraining._from_config(config, attn_implementation="flat")
+        cheap_dropout(self.network)
         initialise(self.network, config.initializer_range)
 
     def forward(self, ids_T: Tensor, batch: TextBatch) -> Tensor:

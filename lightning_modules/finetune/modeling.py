@@ -25,6 +25,7 @@ from transformers import (
 from datamodules.core.batches import TextBatch
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
+from lightning_modules.core.dropout import cheap_dropout
 from lightning_modules.core.warm_start import checkpoint_of, load_weights
 from lightning_modules.electra.modeling import encode
 from lightning_modules.electra.module import Electra
@@ -73,8 +74,10 @@ class Classifier(nn.Module):
         if head == "hugging_face":
             config.num_labels, config.classifier_dropout = num_outputs, dropout
             self.network = AutoModelForSequenceClassification.from_config(config, attn_implementation="flat")
+            cheap_dropout(self.network)
             return
         self.network = bare_encoder(config)
+        cheap_dropout(self.network)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(config.hidden_size, num_outputs)
         std = config.initializer_range
