@@ -58,8 +58,8 @@ def corrupted(method: Electra, batch: TextBatch) -> list[Corrupted]:
 
 @pytest.mark.parametrize(
     ("sequence_length", "fraction", "slots"),
-    # N = floor((p + .005) L); p L = 9.6, 5.55, 16 and .6, so that rounding alone would draw 10, 6, 16 and 1
-    [(64, 0.15, 9), (37, 0.15, 5), (64, 0.25, 16), (4, 0.15, 1)],
+    # N = floor((p + .005) L); p L = 9.6, 5.55, 5.85, 16 and .6: rounding alone would draw 10, 6, 6, 16 and 1
+    [(64, 0.15, 9), (37, 0.15, 5), (39, 0.15, 6), (64, 0.25, 16), (4, 0.15, 1)],
 )
 @pytest.mark.parametrize("task", ["electra", "mlm"])
 def test_mask_fraction_and_the_bound_of_the_slots(task, sequence_length, fraction, slots):
