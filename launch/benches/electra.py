@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launch.benches.ratios import Goal, compared
 from launch.benches.rounds import Gate, Spec, Turn, alternate, running
-from launch.config.overlay import PROJECT
 from launch.config.resolved import resolve
 
 if TYPE_CHECKING:
@@ -87,14 +86,14 @@ def measure(options: "Options", size: str, threads: int, precision: str, found: 
     )
     found["comparisons"] += [
         compared(goal, speeds, label)
-        for goal in goals(precision, threads, options)
+        for goal in goals(size, precision, threads, options)
         if goal.above in speeds and goal.below in speeds
     ]
 
 
-def goals(precision: str, threads: int, options: "Options") -> list[Goal]:
+def goals(size: str, precision: str, threads: int, options: "Options") -> list[Goal]:
     """Return what is compared; goals were set for the small size on a CPU."""
-    aims = options.device == "cpu" and not options.quick
+    aims = size == "small" and options.device == "cpu" and not options.quick
     return [
         Goal("fit", "bare", 0.97 if aims else None),
         Goal("fit", "trainer", USUAL.get((precision, threads)) if aims else None),
@@ -115,7 +114,7 @@ def fit_words(size: str, precision: str, device: str) -> list[str]:
         "trainer.precision": PRECISIONS[precision][0],
         **{f"callbacks.{name}.every_n_steps": NEVER for name in ("validation", "checkpoint", "electra_panel")},
     }
-    return ["--config", str(PROJECT / config), *(w for key, value in values.items() for w in (f"--{key}", str(value)))]
+    return ["--config", config, *(w for key, value in values.items() for w in (f"--{key}", str(value)))]
 
 
 def prepare(words: list[str]) -> None:
