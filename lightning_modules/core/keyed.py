@@ -26,7 +26,8 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 def keyed_uniform(key: int, *coordinates: Tensor) -> Tensor:
     """Draw one number in (0, 1) per place, a function of the key and of the place's int64 coordinates alone.
 
-    The coordinates broadcast against each other; the result is float32 on their device, on a grid of 2^-24.
+    The coordinates broadcast against each other; the result is float32 on their device, at the middles of a
+    grid of 2^-23: with one bit more, the last middle would be rounded up to 1.
     """
     hashed = mix(key)  # neighbouring keys must not draw the same numbers in another order
     signed = hashed if hashed < 1 << 63 else hashed - (1 << 64)
@@ -36,7 +37,7 @@ def keyed_uniform(key: int, *coordinates: Tensor) -> Tensor:
         state = (state ^ _shift(state, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
         state = (state ^ _shift(state, 27)) * -7723592293110705685  # 0x94D049BB133111EB
         state = state ^ _shift(state, 31)
-    return (_shift(state, 40).to(torch.float32) + 0.5) * 2.0**-24
+    return (_shift(state, 41).to(torch.float32) + 0.5) * 2.0**-23
 
 
 def seed_generators(*keys: int) -> None:

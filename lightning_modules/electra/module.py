@@ -234,7 +234,7 @@ class Electra(Method):
         return {"sampled_accuracy": accuracy, **objective.detection_metrics(statistics["histogram"])}
 
     def flops(self, batch: TextBatch) -> float:
-        """Return the operations of one training pass over a micro-batch (see `modeling.training_flops`)."""
+        """Return the operations of one training pass over a micro-batch (see `modeling.step_flops`)."""
         return modeling.step_flops(self.model, batch["lens"], sum(self.slot_counts(batch)))
 
     def warm_start(self, source: str) -> None:

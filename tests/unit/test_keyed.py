@@ -22,7 +22,12 @@ def test_mix_and_tensor_form_agree_on_all_bits():
     drawn = keyed_uniform(key, places)
     for place, value in zip(places.tolist(), drawn.tolist(), strict=True):
         bits = reference_mix(key, place)
-        assert value == torch.tensor(((bits >> 40) + 0.5) * 2.0**-24, dtype=torch.float32).item()
+        assert value == torch.tensor(((bits >> 41) + 0.5) * 2.0**-23, dtype=torch.float32).item()
+
+
+def test_no_draw_reaches_one():
+    """The place whose bits are all ones."""
+    assert 0.9999998 < keyed_uniform(5, torch.tensor([5936221474785915633])).item() < 1.0
 
 
 def test_neighbouring_keys_draw_other_numbers():
