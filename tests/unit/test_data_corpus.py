@@ -126,6 +126,7 @@ def test_plain_prepare_completes_what_parts_left(tmp_path: Path) -> None:
 
 
 MAKE = """
+import signal
 import sys
 from pathlib import Path
 from datamodules.core import sources
@@ -133,6 +134,7 @@ from datamodules.core.corpus import Plan
 from datamodules.core.sources import Source
 from datamodules.core.tokenization import Recipe
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job was started with it ignored
     path, cache, tokenizer, num_processes, sources.MIN_PIECE_BYTES = *map(Path, sys.argv[1:4]), *map(int, sys.argv[4:])
     recipe = Recipe("segments", "split", 32, 0, 400, 2, 3)
     Plan("train", Source((path,)), recipe, tokenizer.read_text(), cache).make(num_processes)
