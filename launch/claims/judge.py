@@ -32,7 +32,7 @@ from launch.claims.plan import Judging, Task
 from launch.config.defaults import FIXED_TRAINER
 from launch.run_folder import read_json, write_json
 from launch.strategies import single
-from lightning_modules.electra.modeling import encode
+from lightning_modules.core.attention import encode
 from lightning_modules.finetune.modeling import bare_encoder, encoder_config, load_encoder
 from lightning_modules.finetune.module import Finetune
 

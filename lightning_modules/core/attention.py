@@ -9,10 +9,11 @@ Importing this module registers the implementation "flat" with transformers, so 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from datamodules.core.batches import FlatLayout, Group
+from datamodules.core.batches import FlatLayout, Group, TextBatch
 from lightning_modules.core.dropout import dropout
 from lightning_modules.core.precision import widened
 
@@ -97,6 +98,16 @@ def _jagged(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, p: 
 
     out = F.scaled_dot_product_attention(nest(q_THD), nest(k_THD), nest(v_THD), dropout_p=p, scale=scale)
     return out.transpose(1, 2).values()
+
+
+def encode(encoder: PreTrainedModel, ids_T: Tensor, batch: TextBatch) -> Tensor:
+    """Return the last hidden states [T, D] of a flat batch."""
+    return encoder(
+        ids_T[None],
+        token_type_ids=batch["type_T"][None],
+        position_ids=batch["position_T"][None],
+        layout=batch["layout"],
+    ).last_hidden_state[0]
 
 
 def _flat_attention(

@@ -5,7 +5,6 @@ the step of the learning rate, the validation step and the data position are one
 """
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -253,7 +252,3 @@ class Method(LightningModule):
     def on_train_batch_end(self, *_: object) -> None:
         """Note when the step and all callbacks on it were over: from here on the run waits for data."""
         self.step_ended = time.perf_counter()
-
-    def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that are trained, tied ones once."""
-        return (p for p in self.parameters() if p.requires_grad)

@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, ElectraModel
+from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
 
-import lightning_modules.core.attention  # noqa: F401  registers the attention "flat"
 from datamodules.core.batches import TextBatch
+from lightning_modules.core.attention import encode
 from lightning_modules.core.dropout import cheap_dropout
 
 
@@ -27,16 +27,6 @@ def generator_config(
         "embedding_size": hidden if tying == "none" else discriminator.embedding_size,
     }
     return ElectraConfig(**{**discriminator.to_dict(), **changes})
-
-
-def encode(encoder: ElectraModel, ids_T: Tensor, batch: TextBatch) -> Tensor:
-    """Return the last hidden states [T, D] of a flat batch."""
-    return encoder(
-        ids_T[None],
-        token_type_ids=batch["type_T"][None],
-        position_ids=batch["position_T"][None],
-        layout=batch["layout"],
-    ).last_hidden_state[0]
 
 
 class MaskedLM(nn.Module):

@@ -23,11 +23,11 @@ from transformers import (
 )
 
 from datamodules.core.batches import TextBatch
+from lightning_modules.core.attention import encode
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
 from lightning_modules.core.dropout import cheap_dropout
 from lightning_modules.core.warm_start import checkpoint_of, load_weights
-from lightning_modules.electra.modeling import encode
 from lightning_modules.electra.module import Electra
 
 METHODS = {"electra": Electra}  # runs whose encoder can be taken: each method says how its encoder is configured
