@@ -3,7 +3,6 @@
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from datamodules.core.batches import TextBatch
@@ -36,10 +35,9 @@ class ElectraPanel(Callback):
         if trainer.global_step % self.every_n_steps == 0:
             self.show(trainer, module)
 
-    @rank_zero_only
     @torch.no_grad()
     def show(self, trainer: Trainer, module: LightningModule) -> None:
-        """Corrupt and judge one validation batch and write it to TensorBoard."""
+        """Corrupt and judge one validation batch and write it to TensorBoard; all ranks run the model, one writes."""
         boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         loader = trainer.datamodule.val_dataloader()
         batch = next((micro for micros in loader or () for micro in micros), None)
@@ -48,9 +46,10 @@ class ElectraPanel(Callback):
         batch = trainer.strategy.batch_to_device(batch)
         module.eval()
         with trainer.precision_plugin.val_step_context():
-            found = module.corrupt(batch, mix(module.seed, 1))
-            probability_T = module.model.discriminator(found.ids_T, batch).float().sigmoid()
+            found, probability_T = module(module.judge, batch, mix(module.seed, 1))
         module.train()
+        if not trainer.is_global_zero:
+            return
         text = panel(trainer.datamodule.tokenizer, batch, found.ids_T, probability_T, self.num_sentences)
         for board in boards:
             board.add_text("electra/sentences", text, trainer.global_step)

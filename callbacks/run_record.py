@@ -1,6 +1,7 @@
 """What a person reads at the start and at the end of a run."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.distributed.fsdp import FSDPModule
 
 from lightning_modules.core import stop
 
@@ -61,7 +62,7 @@ def start_block(trainer: Trainer, module: LightningModule) -> list[str]:
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in module.parameters()]
     total, trained = sum(n for n, _ in sizes), sum(n for n, wanted in sizes if wanted)
     resumed = f", going on after step {trainer.global_step}" if trainer.global_step else ""
-    lines = [f"method: {type(module).__name__}, {total:,} parameters, {trained:,} of them trained"]
+    lines = [f"method: {_name(module)}, {total:,} parameters, {trained:,} of them trained"]
     data = trainer.datamodule
     if getattr(data, "global_batch_size", None):
         lines.append(_batch_line(data.global_batch_size, data.micro_batch_size, trainer.world_size))
@@ -69,6 +70,11 @@ def start_block(trainer: Trainer, module: LightningModule) -> list[str]:
             lines[-1] += f", up to {data.global_batch_size * data.sequence_length:,} tokens a step"
     lines += [f"data: {line}" for line in (data.describe() if hasattr(data, "describe") else [])]
     return [*lines, f"run: {trainer.default_root_dir}, {trainer.max_steps} steps{resumed}"]
+
+
+def _name(module: LightningModule) -> str:
+    """Return the name of the method's class; FSDP2 puts a class of its own in front."""
+    return next(kind.__name__ for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
 
 
 def _batch_line(batch: int, micro: int, ranks: int) -> str:

@@ -7,7 +7,14 @@ MODELS = {
 
 DATA = {"labelled": "datamodules.labelled.LabelledText", "text": "datamodules.text.TextCorpus"}
 
-STRATEGIES = {"single": "launch.strategies.single", "ddp": "launch.strategies.ddp"}
+STRATEGIES = {
+    "single": "launch.strategies.replicas.single",
+    "ddp": "launch.strategies.replicas.ddp",
+    "zero1": "launch.strategies.zero.zero1",
+    "zero2": "launch.strategies.zero.zero2",
+    "zero3": "launch.strategies.zero.zero3",
+    "fsdp": "launch.strategies.sharded.fsdp",
+}
 
 CALLBACKS = {
     "checkpoint": "callbacks.checkpoint.Checkpoint",

@@ -38,7 +38,13 @@ class FlatLayout(NamedTuple):
     min_len: int
 
 
-class TextBatch(TypedDict):
+class Filler(TypedDict, total=False):
+    """Marks examples of an evaluation that another rank counts."""
+
+    filler: bool
+
+
+class TextBatch(Filler):
     """One micro-batch of text, its sequences sorted by length, longest first."""
 
     ids_T: Tensor  # int64

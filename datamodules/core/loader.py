@@ -147,7 +147,8 @@ class FromStep(Sampler[int]):
 class Evaluation(Dataset[list[TextBatch]]):
     """Evaluation data: every example once over all ranks, in their own order, the same number of items on every rank.
 
-    The last item may be short; a rank for which nothing is left gets an empty list.
+    The last item may be short. A rank for which less is left than for the first gets fillers instead, examples that do
+    not count: where the weights are in pieces over the ranks, all have to make the same number of forward passes.
     """
 
     def __init__(self, examples: ExampleSource, batching: Batching, is_special: NDArray[np.bool_]) -> None:
@@ -162,8 +163,14 @@ class Evaluation(Dataset[list[TextBatch]]):
         size, first = self.batching.micro_batch_size, item * self.batching.global_batch_size
         starts = range(first, min(first + self.batching.global_batch_size, len(self.examples)), size)
         own = range(first, first + self.batching.global_batch_size, size)[self.batching.mine]
-        cuts = [np.arange(start, min(start + size, len(self.examples))) for start in own if start in starts]
-        return [collate(self.examples, samples, samples, self.is_special) for samples in cuts]
+        batches = [self.micro_batch(start) for start in own if start in starts]
+        most = min(len(own), len(starts))  # what the first rank has
+        return batches + [{**self.micro_batch(first), "filler": True} for _ in range(most - len(batches))]
+
+    def micro_batch(self, start: int) -> TextBatch:
+        """Return the examples from one on."""
+        samples = np.arange(start, min(start + self.batching.micro_batch_size, len(self.examples)))
+        return collate(self.examples, samples, samples, self.is_special)
 
 
 def loader(dataset: Dataset[list[TextBatch]], num_workers: int, sampler: Sampler[int] | None = None) -> DataLoader:

@@ -31,7 +31,7 @@ from datamodules.labelled import LabelledText
 from launch.claims.plan import Judging, Task
 from launch.config.defaults import FIXED_TRAINER
 from launch.run_folder import read_json, write_json
-from launch.strategies import single
+from launch.strategies.replicas import single
 from lightning_modules.core.attention import encode
 from lightning_modules.finetune.modeling import bare_encoder, encoder_config, load_encoder
 from lightning_modules.finetune.module import Finetune

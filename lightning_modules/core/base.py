@@ -5,7 +5,9 @@ the step of the learning rate, the validation step and the data position are one
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,14 +18,16 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.core.batches import TextBatch
 from lightning_modules.core import stop
-from lightning_modules.core.backward import backward, check_gradients, passes
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
 from lightning_modules.core.keyed import mix, seed_generators
 from lightning_modules.core.optim import build_optimizer, parameter_groups, set_rates
 from lightning_modules.core.schedules import schedule
+from lightning_modules.core.step import GradientWatch, backward, passes, update
 from lightning_modules.core.terms import LossTerms, Totals
 from lightning_modules.core.warm_start import checkpoint_of, load_weights
+
+T = TypeVar("T")
 
 TRAIN, EVALUATE = 0, 1  # streams of randomness
 
@@ -49,7 +53,6 @@ class Method(LightningModule):
         self.step_ended = 0.0
         self._evaluation = Totals()
         self._ballot: tuple[Tensor, torch.cuda.Event | None] | None = None  # votes to stop of the step before
-        self._trained: list[tuple[str, nn.Parameter]] = []
         self._finite: Tensor | bool = True
 
     def optimization(
@@ -122,6 +125,7 @@ class Method(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """Build the optimizer; its learning rates are set at every step, so there is no scheduler with a state."""
+        self._watch = GradientWatch(self)
         self.rate = schedule(self.schedule_name, self.warmup_steps, self.trainer.max_steps)
         return build_optimizer(self.optimizer_name, self.decay_groups(), self.learning_rate, self.adam_epsilon)
 
@@ -130,14 +134,23 @@ class Method(LightningModule):
         counts = self._global_counts(micro_batches)
         logs = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
         totals = Totals()
-        for batch, context in zip(micro_batches, passes(self, len(micro_batches)), strict=True):
-            with context:
-                seed_generators(self.seed, TRAIN, batch["position"])
-                found = self.objective(batch, mix(self.seed, TRAIN), measures=logs)
-                backward(self, found.total(counts) * self.trainer.world_size)  # the strategies average over the ranks
-            if logs:
-                totals.add(found)
+        with passes(self, len(micro_batches)) as contexts:
+            for batch, context in zip(micro_batches, contexts, strict=True):
+                with context:
+                    seed_generators(self.seed, TRAIN, batch["position"])
+                    with self.trainer.precision_plugin.forward_context():  # DeepSpeed's engine ends the one around it
+                        found = self(self.objective, batch, mix(self.seed, TRAIN), logs)
+                    backward(self, found.total(counts) * self.trainer.world_size)  # strategies average over the ranks
+                if logs:
+                    totals.add(found)
         self._update(totals if logs else None)
+
+    def forward(self, work: Callable[..., T], *arguments: object) -> T:
+        """Call what runs the networks: `self(self.objective, ...)`.
+
+        Strategies hang their hooks on this call, so nothing but this runs the networks.
+        """
+        return work(*arguments)
 
     def _global_counts(self, micro_batches: list[TextBatch]) -> dict[str, Tensor | float]:
         """Count every term's targets over the global batch; the votes to stop ride along."""
@@ -168,13 +181,10 @@ class Method(LightningModule):
     def _update(self, totals: Totals | None) -> None:
         optimizer = self.optimizers()
         set_rates(optimizer, self.rate(self.trainer.global_step))
-        self._trained = self._trained or [(n, p) for n, p in self.named_parameters() if p.requires_grad]
-        check_gradients(self._trained)
-        norm = nn.utils.clip_grad_norm_([p for _, p in self._trained], self.clip_norm or float("inf"))
-        self._finite = self._finite & torch.isfinite(norm)  # on the device: looked at when something is logged or saved
+        self._watch.check()
         rate = optimizer.param_groups[0]["lr"]
-        optimizer.step()
-        optimizer.zero_grad()
+        norm = update(self, optimizer, self.clip_norm)
+        self._finite = self._finite & torch.isfinite(norm)  # on the device: looked at when something is logged or saved
         if totals is not None:
             self._log_step(totals, {"opt/lr": rate, "opt/grad_norm": norm.item()})
 
@@ -216,7 +226,14 @@ class Method(LightningModule):
     def evaluation_step(self, micro_batches: list[TextBatch]) -> None:
         """Add one batch of an evaluation; draws are keyed, so they are the same at every evaluation."""
         for batch in micro_batches:
-            self._evaluation.add(self.objective(batch, mix(self.seed, EVALUATE), measures=True))
+            if not batch.get("filler"):
+                self.evaluate(batch)
+            elif self.trainer.strategy.gathers_in_forward:
+                self(self.objective, batch, mix(self.seed, EVALUATE), False)  # other ranks wait for its part of weights
+
+    def evaluate(self, batch: TextBatch) -> None:
+        """Add one micro-batch of an evaluation."""
+        self._evaluation.add(self(self.objective, batch, mix(self.seed, EVALUATE), True))
 
     def end_evaluation(self, prefix: str) -> dict[str, float]:
         """Return the metrics of the evaluation over all ranks, by name."""

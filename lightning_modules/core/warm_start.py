@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.verify import newest_complete
+from lightning_modules.core.weights import shape_of, unpartitioned, whole
 
 
 def checkpoint_of(source: str) -> Path | None:
@@ -44,10 +45,11 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) 
             )
     with torch.no_grad():
         for name, target in targets.items():
-            if target.shape != weights[name].shape:
-                found, wanted = list(weights[name].shape), list(target.shape)
+            found, wanted = list(weights[name].shape), shape_of(target)
+            if found != wanted:
                 raise CheckpointError(f"{source}: {name} has shape {found}, the model built here has {wanted}")
-            target.copy_(weights[name])
+            with whole([target]):
+                target.copy_(weights[name])
 
 
 def load_pretrained(network: PreTrainedModel, source: str) -> None:
@@ -57,7 +59,8 @@ def load_pretrained(network: PreTrainedModel, source: str) -> None:
         CheckpointError: the source is not there, lacks a weight (transformers would make one up), or has other sizes.
     """
     try:
-        found, info = type(network).from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        with unpartitioned():
+            found, info = type(network).from_pretrained(source, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(

@@ -8,6 +8,8 @@ from datamodules.core.batches import TextBatch
 from lightning_modules.core.attention import encode
 from lightning_modules.core.dropout import cheap_dropout
 
+GLOROT = ("embeddings_project", "dense_prediction")  # TF1's default initialisation applied there in the released code
+
 
 def generator_config(
     discriminator: ElectraConfig, width_fraction: float, depth_fraction: float, tying: str = "embeddings"
@@ -36,7 +38,6 @@ class MaskedLM(nn.Module):
         super().__init__()
         self.network = ElectraForMaskedLM._from_config(config, attn_implementation="flat")
         cheap_dropout(self.network)
-        initialise(self.network, config.initializer_range)
 
     def forward(self, ids_T: Tensor, batch: TextBatch, place_M: Tensor) -> Tensor:
         """Return the logits [M, V] at the drawn slots."""
@@ -51,7 +52,6 @@ class Discriminator(nn.Module):
         super().__init__()
         self.network = ElectraForPreTraining._from_config(config, attn_implementation="flat")
         cheap_dropout(self.network)
-        initialise(self.network, config.initializer_range)
 
     def forward(self, ids_T: Tensor, batch: TextBatch) -> Tensor:
         """Return one logit a token, [T]."""
@@ -98,23 +98,6 @@ class ElectraPair(nn.Module):
         ours.generator_lm_head.bias.data[:kept] = old.bias.data[:kept]
         ours.config.vocab_size = vocab_size
         self.tie()
-
-
-def initialise(network: nn.Module, std: float) -> None:
-    """Initialise as the released code does: a normal cut at two sigma, Glorot uniform where TF1's default applied.
-
-    TF1's default reaches the projection behind the embeddings and the last layer of the discriminator.
-    """
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Linear):
-            if name.endswith(("embeddings_project", "dense_prediction")):
-                nn.init.xavier_uniform_(module.weight)
-            else:
-                nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
 
 
 def encoder_flops(config: ElectraConfig, lens: list[int]) -> int:

@@ -15,6 +15,7 @@ from lightning_modules.core.masking import Slots, draw_slots, slot_counts
 from lightning_modules.core.precision import widened
 from lightning_modules.core.terms import LossTerms
 from lightning_modules.core.warm_start import checkpoint_of, load_pretrained
+from lightning_modules.core.weights import initialise
 from lightning_modules.electra import modeling, objective
 
 PLACES, MASKS, SAMPLES = 0, 1, 2  # streams of randomness inside a sequence
@@ -140,6 +141,7 @@ class Electra(Method):
         else:
             smaller = modeling.generator_config(config, self.generator_width, self.generator_depth, self.tying)
             self.model = modeling.ElectraPair(config, smaller if self.generator == "trained" else None, self.tying)
+        initialise(self.model, self.initializer_range, self.seed, modeling.GLOROT)
         if self.generator == "unigram":
             self.register_buffer("frequencies_V", torch.zeros(self.vocab_size))  # filled by a run, kept by checkpoints
 
@@ -179,6 +181,11 @@ class Electra(Method):
         sampled_M = self.sample(logits_MV, batch["ids_T"][slots.place_M], slots, key)
         corrupted_T = objective.corrupt(batch["ids_T"], slots.place_M, sampled_M)
         return Corrupted(slots, logits_MV, sampled_M, corrupted_T, corrupted_T != batch["ids_T"])
+
+    def judge(self, batch: TextBatch, key: int) -> tuple[Corrupted, Tensor]:
+        """Corrupt a micro-batch and give the probability that a token was replaced, float32 [T]."""
+        found = self.corrupt(batch, key)
+        return found, self.model.discriminator(found.ids_T, batch).float().sigmoid()
 
     def sample(self, logits_MV: Tensor | None, ids_M: Tensor, slots: Slots, key: int) -> Tensor:
         """Draw one token a slot from the generator; no gradient flows through the draw."""

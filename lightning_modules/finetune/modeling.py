@@ -28,6 +28,7 @@ from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
 from lightning_modules.core.dropout import cheap_dropout
 from lightning_modules.core.warm_start import checkpoint_of, load_weights
+from lightning_modules.core.weights import unpartitioned
 from lightning_modules.electra.module import Electra
 
 METHODS = {"electra": Electra}  # runs whose encoder can be taken: each method says how its encoder is configured
@@ -80,9 +81,6 @@ class Classifier(nn.Module):
         cheap_dropout(self.network)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(config.hidden_size, num_outputs)
-        std = config.initializer_range
-        nn.init.trunc_normal_(self.output.weight, std=std, a=-2 * std, b=2 * std)
-        nn.init.zeros_(self.output.bias)
 
     @property
     def encoder(self) -> PreTrainedModel:
@@ -188,7 +186,8 @@ def load_encoder(encoder: PreTrainedModel, source: str) -> None:
     """
     checkpoint = checkpoint_of(source)
     if checkpoint is None:
-        found = AutoModel.from_pretrained(weights_folder(source), dtype=torch.float32)
+        with unpartitioned():
+            found = AutoModel.from_pretrained(weights_folder(source), dtype=torch.float32)
         names = {name for name, _ in encoder.named_parameters()}
         load_weights(encoder, {name: p for name, p in found.named_parameters() if name in names}, source)
         return

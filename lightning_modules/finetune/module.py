@@ -14,6 +14,8 @@ from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.export import save_network
 from lightning_modules.core.optim import parameter_groups
 from lightning_modules.core.terms import LossTerms
+from lightning_modules.core.weights import initialise
+from lightning_modules.electra.modeling import GLOROT
 from lightning_modules.finetune import modeling, objective
 from lightning_modules.finetune.modeling import UntrainedEncoder
 
@@ -91,6 +93,7 @@ class Finetune(Method):
         self.num_layers = config.num_hidden_layers
         outputs = len(self.label_names) if self.task == "classification" else 1
         self.model = modeling.Classifier(config, self.head, outputs, self.dropout)
+        initialise(self.model, config.initializer_range, self.seed, GLOROT)
 
     def warm_start(self, source: str) -> None:
         """Copy the encoder's weights; the head stays fresh."""
@@ -137,12 +140,11 @@ class Finetune(Method):
         super().start_evaluation()
         self._answers = []
 
-    def evaluation_step(self, micro_batches: list[LabelledBatch]) -> None:
-        """Keep the answers of one batch."""
-        for batch in micro_batches:
-            output_BC = self.model(batch)
-            self._evaluation.add(self.terms(output_BC, batch["label_B"]))
-            self._answers.append(objective.answers_of(output_BC, batch["sample_B"], batch["label_B"]))
+    def evaluate(self, batch: LabelledBatch) -> None:
+        """Keep the answers to one micro-batch."""
+        output_BC = self(self.model, batch)
+        self._evaluation.add(self.terms(output_BC, batch["label_B"]))
+        self._answers.append(objective.answers_of(output_BC, batch["sample_B"], batch["label_B"]))
 
     def end_evaluation(self, prefix: str) -> dict[str, float]:
         """Return the loss, and the metrics over all examples of all ranks."""
@@ -159,7 +161,7 @@ class Finetune(Method):
 
     def rows(self, batch: LabelledBatch) -> list[dict[str, Any]]:
         """Return what is predicted for each example of a micro-batch."""
-        output_BC, samples = self.model(batch), batch["sample_B"].tolist()
+        output_BC, samples = self(self.model, batch), batch["sample_B"].tolist()
         if self.task == "regression":
             return [{"sample": s, "value": v} for s, v in zip(samples, output_BC[:, 0].tolist(), strict=True)]
         rows = zip(samples, objective.probabilities(output_BC).tolist(), strict=True)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.checkpoint import Checkpoint, KeepBest
-from launch.strategies import ddp, single
+from launch.strategies.replicas import ddp, single
 from lightning_modules.core.checkpoint import publish
 from lightning_modules.core.checkpoint.verify import newest_complete, step_folder
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from launch.config.errors import ConfigError
-from launch.strategies import single
+from launch.strategies.replicas import single
 from lightning_modules.core.checkpoint.reader import read_weights
 from lightning_modules.core.checkpoint.verify import complete_steps
 from tests.multiproc.checkpoint_toy import Run, Toy, output, result, resume, start, step_folder

@@ -65,7 +65,7 @@ def test_what_fits(kind: Kind, good: list, bad: list) -> None:
         ("--callbacks=[]", "callbacks = [] (--callbacks): expected a mapping: a name for each, and its options"),
         ("--callbacks.my-own.class=tests.cli.toy.Silent", "callbacks.my-own.class"),
         ("--callbacks.progres=null", "callbacks.progres = null (--callbacks.progres): nothing to take out; did you mean progress?"),
-        ("--strategy=dpp", "strategy.class = dpp (--strategy): unknown name; known: single, ddp, or a dotted path to a class of your own; did you mean ddp?"),
+        ("--strategy=dpp", "strategy.class = dpp (--strategy): unknown name; known: single, ddp, zero1, zero2, zero3, fsdp, or a dotted path to a class of your own; did you mean ddp?"),
         ("--model=tests.cli.toy.Tov", "model.class = tests.cli.toy.Tov (--model): module tests.cli.toy has no class Tov; did you mean Toy?"),
         ("--model=tests.cli.gone.Toy", "model.class = tests.cli.gone.Toy (--model): there is no module tests.cli.gone on the Python path"),
         ("--data.sequence_length=65", "data.sequence_length = 65 (--data.sequence_length): is over the model's 64 positions; lower it or raise model.max_positions [model.max_positions = 64 (default)]"),

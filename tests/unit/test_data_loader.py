@@ -121,10 +121,15 @@ def test_grouping_stays_in_its_window_loses_nothing_and_saves_padding() -> None:
 def test_evaluation_sees_every_example_once(world: int, count: int) -> None:
     data = [Evaluation(Sentences(count), Batching(16, 4, rank, world), IS_SPECIAL) for rank in range(world)]
     assert len({len(part) for part in data}) == 1
-    seen = [p for part in data for step in loader(part, 0) for batch in step for p in batch["sample_B"].tolist()]
+    loaded = [batch for part in data for step in loader(part, 0) for batch in step if not batch.get("filler")]
+    seen = [p for batch in loaded for p in batch["sample_B"].tolist()]
     assert sorted(seen) == list(range(count))
     alone = [batch for step in Evaluation(Sentences(count), Batching(16, 4), IS_SPECIAL) for batch in step]
-    parts = [batch for item in zip(*data, strict=True) for step in item for batch in step]
+    assert not any(batch.get("filler") for batch in alone)
+    steps = [step for item in zip(*data, strict=True) for step in item]
+    parts = [batch for step in steps for batch in step if not batch.get("filler")]
+    for item in zip(*data, strict=True):
+        assert len({len(step) for step in item}) == 1, "every rank makes as many passes"
     assert len(alone) == len(parts) and all(same(a, b) for a, b in zip(alone, parts, strict=True))
 
 

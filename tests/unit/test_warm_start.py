@@ -8,8 +8,8 @@ from tests.text import word_tokenizer
 
 
 def electra(seed: int = 0, **options) -> Electra:
-    torch.manual_seed(seed)
     built = Electra(**{"hidden_size": 32, "num_layers": 1, "embedding_size": 16, "max_positions": 32, **options})
+    built.seed = seed
     built.build(word_tokenizer(), 32)
     return built
 

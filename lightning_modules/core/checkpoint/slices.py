@@ -1,17 +1,13 @@
-"""Which part of which parameter a rank holds, and which part it writes.
+"""What a checkpoint is made of: ranges of flattened parameters, each written by one rank.
 
 Whatever the strategy, a rank holds contiguous ranges of flattened parameters; a checkpoint is made of such ranges, so
-it depends neither on the number of ranks nor on the strategy. Each kind of strategy has one class here that lists its
-ranges; `layout_of` is the one place that chooses.
+it depends neither on the number of ranks nor on the strategy. `layouts.py` lists the ranges of each kind of strategy.
 """
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-import torch
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import Reader
@@ -32,60 +28,27 @@ class Slice(NamedTuple):
     tensors: dict[str, Tensor]
 
 
+class Group(NamedTuple):
+    """A parameter group of an optimizer: the names of its parameters, and its numbers, live."""
+
+    names: list[str]
+    numbers: dict[str, Any]
+
+
 class Layout(Protocol):
     """How one kind of strategy spreads the parameters over the ranks."""
 
     def slices(self) -> Iterator[Slice]:
         """List the ranges that this rank holds."""
 
+    def groups(self) -> list[tuple[str, list[Group]]]:
+        """List the class of each optimizer with its groups."""
+
     def allocate(self, reader: Reader) -> None:
         """Create the optimizer state that a checkpoint has, so that `slices` lists it."""
 
-
-class Replicas:
-    """Every rank holds every parameter whole: one device, or DDP."""
-
-    def __init__(self, module: nn.Module, optimizers: list[Optimizer]) -> None:
-        self.parameters = dict(module.named_parameters())  # a tied weight stands here once
-        self.owner = _owners(self.parameters, optimizers)
-
-    def slices(self) -> Iterator[Slice]:
-        """List every parameter whole.
-
-        Raises:
-            CheckpointError: an optimizer keeps state that is not elementwise, or a parameter is not contiguous.
-        """
-        for name, parameter in self.parameters.items():
-            if not parameter.is_contiguous():
-                raise CheckpointError(f"parameter {name}: is not contiguous in memory, which slices cannot describe")
-            optimizer = self.owner[name][0] if name in self.owner else None
-            scalars, tensors = _split_state(name, parameter, optimizer)
-            yield Slice(name, 0, list(parameter.shape), True, scalars, tensors)
-
-    def allocate(self, reader: Reader) -> None:
-        """Create the optimizer state of every parameter: scalars with their values, tensors still zero."""
-        for name, (optimizer, group) in self.owner.items():
-            parameter = self.parameters[name]
-            on_device = group.get("fused") or group.get("capturable")
-            state = optimizer.state[parameter]
-            for key, value in reader.scalars(name).items():
-                is_tensor = isinstance(value, Tensor)
-                state[key] = value.clone().to(parameter.device if on_device else "cpu") if is_tensor else value
-            for key, dtype in reader.dtypes(name).items():
-                if key != "param":
-                    state[key] = torch.zeros_like(parameter, dtype=dtype)
-
-
-def layout_of(strategy: Strategy) -> Layout:
-    """Choose the layout of a strategy.
-
-    Raises:
-        CheckpointError: the strategy has none.
-    """
-    # DeepSpeedStrategy is a DDPStrategy too, so it has to be asked for first
-    if isinstance(strategy, SingleDeviceStrategy | DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy):
-        return Replicas(strategy.lightning_module, strategy.optimizers)
-    raise CheckpointError(f"strategy {type(strategy).__name__}: has no checkpoint layout; use single or ddp")
+    def loaded(self) -> None:
+        """Let the strategy take over what was read into the slices."""
 
 
 def snapshot(slices: Iterable[Slice], rank: int, world_size: int) -> dict[str, dict[str, Any]]:
@@ -112,39 +75,27 @@ def share(count: int, rank: int, world_size: int) -> tuple[int, int]:
     return min(rank * size, count), min((rank + 1) * size, count)
 
 
-def _owners(parameters: dict[str, nn.Parameter], optimizers: list[Optimizer]) -> dict[str, tuple[Optimizer, dict]]:
-    names = {id(parameter): name for name, parameter in parameters.items()}
-    owner: dict[str, tuple[Optimizer, dict]] = {}
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                name = names.get(id(parameter))
-                if name is None:
-                    shape = list(parameter.shape)
-                    raise CheckpointError(
-                        f"optimizer: holds a tensor of shape {shape} that is no parameter of the module"
-                    )
-                if name in owner:
-                    raise CheckpointError(f"parameter {name}: stands in two optimizer groups, slices know one")
-                owner[name] = (optimizer, group)
-    return owner
+def split_state(
+    name: str, whole: Tensor, state: dict[str, Any], optimizer: str
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Sort optimizer state into scalars and tensors that match the (local, contiguous) parameter elementwise.
 
-
-def _split_state(name: str, parameter: Tensor, optimizer: Optimizer | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    Raises:
+        CheckpointError: the state is neither, as factored second moments are.
+    """
     scalars: dict[str, Any] = {}
-    tensors = {"param": parameter.detach().view(-1)}
-    state = optimizer.state.get(parameter, {}) if optimizer is not None else {}
+    tensors: dict[str, Tensor] = {}
     for key, value in state.items():
         if key == "step" or isinstance(value, int | float):
             scalars[key] = value
-        elif isinstance(value, Tensor) and value.shape == parameter.shape and value.is_contiguous():
+        elif isinstance(value, Tensor) and value.shape == whole.shape and value.is_contiguous():
             tensors[key] = value.detach().view(-1)
         elif isinstance(value, Tensor) and value.numel() == 1:
             scalars[key] = value
         elif value is not None:
             kind = f"shape {list(value.shape)}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
             raise CheckpointError(
-                f"optimizer {type(optimizer).__name__}: keeps {key} of {kind} for {name} of shape "
-                f"{list(parameter.shape)}; only elementwise state can be saved, use AdamW or SGD"
+                f"optimizer {optimizer}: keeps {key} of {kind} for {name} of shape {list(whole.shape)}; "
+                "only elementwise state can be saved, use AdamW or SGD"
             )
     return scalars, tensors

@@ -16,17 +16,19 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.layouts import layout_of
 from lightning_modules.core.checkpoint.publish import LEAVE_PATIENCE_SECONDS, Save, begin
 from lightning_modules.core.checkpoint.reader import Reader
-from lightning_modules.core.checkpoint.slices import layout_of, snapshot
+from lightning_modules.core.checkpoint.slices import snapshot
 from lightning_modules.core.checkpoint.verify import TRAINER, open_file, verify
 from lightning_modules.core.checkpoint.whole import (
-    describe_optimizers,
+    describe_groups,
     persistent_buffers,
     plain,
     restore_buffers,
     restore_groups,
 )
+from lightning_modules.core.weights import shape_of
 
 T = TypeVar("T")
 
@@ -36,8 +38,9 @@ _log = logging.getLogger(__name__)
 class SlicedCheckpoint:
     """Mixin in front of a Lightning strategy; every rank has to enter `save_checkpoint` and `load_checkpoint`.
 
-    `last_blocked_seconds` is how long the last save held up the training; `skipped_steps` are the steps that made no
-    update, kept in the manifest; `on_published` is called on rank 0, in the thread, with each folder that is published.
+    `gathers_in_forward` says that a forward pass needs all ranks; `last_blocked_seconds` is how long the last save held
+    up the training; `skipped_steps` are the steps that made no update, kept in the manifest; `on_published` is called
+    on rank 0, in the thread, with each folder that is published.
     """
 
     restore_checkpoint_after_setup = True
@@ -45,6 +48,7 @@ class SlicedCheckpoint:
 
     last_blocked_seconds: float = 0.0
     skipped_steps: tuple[int, ...] = ()
+    gathers_in_forward = False
     on_published: Callable[[Path], None] | None = None
     _saving: Save | None = None
 
@@ -74,11 +78,12 @@ class SlicedCheckpoint:
         temp = self.on_rank_zero(lambda: begin(final))
         if temp is not None:
             save = Save(final, temp, self.global_rank, self.world_size)
-            save.shard = snapshot(layout_of(self).slices(), self.global_rank, self.world_size)
+            layout = layout_of(self)
+            save.shard = snapshot(layout.slices(), self.global_rank, self.world_size)
             save.whole = {
                 "lightning": plain(checkpoint, TRAINER),
                 "buffers": plain(persistent_buffers(self.lightning_module), TRAINER),
-                "optimizers": describe_optimizers(self.lightning_module, self.optimizers),
+                "optimizers": describe_groups(layout.groups()),
             }
             save.facts = {
                 "step": checkpoint["global_step"],
@@ -100,14 +105,15 @@ class SlicedCheckpoint:
         manifest = self._verify_together(folder)
         reader, whole = Reader(folder, manifest["world_size"]), open_file(folder / TRAINER)
         module, layout = self.lightning_module, layout_of(self)
-        reader.match({name: list(parameter.shape) for name, parameter in module.named_parameters()})
+        reader.match({name: shape_of(parameter) for name, parameter in module.named_parameters()})
         with torch.no_grad():
             if module.trainer.state.fn == TrainerFn.FITTING:
-                restore_groups(module, self.optimizers, whole["optimizers"], folder)
+                restore_groups(layout.groups(), whole["optimizers"], folder)
                 layout.allocate(reader)
             for piece in layout.slices():
                 for key, target in piece.tensors.items():
                     reader.read_into(piece.name, key, piece.start, target)
+            layout.loaded()
             restore_buffers(module, whole["buffers"], folder)
         self.skipped_steps = tuple(manifest["skipped_steps"])
         return whole["lightning"]

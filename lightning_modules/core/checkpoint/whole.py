@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.slices import Group
+
+Groups = list[tuple[str, list[Group]]]  # of each optimizer: its class and its groups
 
 
 def plain(value: Any, place: str) -> Any:
@@ -61,22 +63,18 @@ def restore_buffers(module: nn.Module, saved: dict[str, Tensor], folder: Path) -
         buffer.copy_(saved[name])
 
 
-def describe_optimizers(module: nn.Module, optimizers: list[Optimizer]) -> list[dict[str, Any]]:
+def describe_groups(groups: Groups) -> list[dict[str, Any]]:
     """Describe optimizers: class, and for each group the names of its parameters and its numbers (lr, betas, ...)."""
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
     return [
         {
-            "class": type(optimizer).__name__,
-            "groups": [
-                {"names": [names[id(parameter)] for parameter in group["params"]], "numbers": _numbers(group)}
-                for group in optimizer.param_groups
-            ],
+            "class": name,
+            "groups": [{"names": group.names, "numbers": _numbers(group.numbers)} for group in found],
         }
-        for optimizer in optimizers
+        for name, found in groups
     ]
 
 
-def restore_groups(module: nn.Module, optimizers: list[Optimizer], saved: list[dict[str, Any]], folder: Path) -> None:
+def restore_groups(groups: Groups, saved: list[dict[str, Any]], folder: Path) -> None:
     """Require the groups that were saved, and set their learning rates back.
 
     A rate is where the schedule has come to; every other number (weight decay, betas, ...) is the configuration's, and
@@ -85,17 +83,16 @@ def restore_groups(module: nn.Module, optimizers: list[Optimizer], saved: list[d
     Raises:
         CheckpointError: the class of an optimizer or the parameters of a group differ.
     """
-    live = describe_optimizers(module, optimizers)
-    now, then = [entry["class"] for entry in live], [entry["class"] for entry in saved]
+    now, then = [name for name, _ in groups], [entry["class"] for entry in saved]
     if now != then:
         raise CheckpointError(f"{folder}: was saved with {' + '.join(then)}, this run has {' + '.join(now)}")
-    for optimizer, live_entry, saved_entry in zip(optimizers, live, saved, strict=True):
-        now, then = ([group["names"] for group in entry["groups"]] for entry in (live_entry, saved_entry))
+    for (name, live), entry in zip(groups, saved, strict=True):
+        now, then = [group.names for group in live], [group["names"] for group in entry["groups"]]
         if now != then:
             first = next((i for i, pair in enumerate(zip(now, then, strict=False)) if pair[0] != pair[1]), len(then))
-            raise CheckpointError(f"{folder}: group {first} of {saved_entry['class']} held other parameters when saved")
-        for group, saved_group in zip(optimizer.param_groups, saved_entry["groups"], strict=True):
-            _set_rate(group, saved_group["numbers"]["lr"])
+            raise CheckpointError(f"{folder}: group {first} of {name} held other parameters when saved")
+        for group, saved_group in zip(live, entry["groups"], strict=True):
+            _set_rate(group.numbers, saved_group["numbers"]["lr"])
 
 
 def _plain_key(key: Any, place: str) -> str | int:

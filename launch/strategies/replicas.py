@@ -1,4 +1,4 @@
-"""The strategies by name: where the processes run and how their gradients meet."""
+"""One process, or one per device with the whole model in each."""
 
 import inspect
 from datetime import timedelta
