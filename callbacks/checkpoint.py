@@ -11,7 +11,14 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
-from lightning_modules.core.checkpoint.publish import discard_leftovers, reached, remove, sync_folder, temporary
+from lightning_modules.core.checkpoint.publish import (
+    discard_leftovers,
+    reached,
+    remove,
+    set_aside,
+    sync_folder,
+    temporary,
+)
 from lightning_modules.core.checkpoint.strategy import SlicedCheckpoint
 from lightning_modules.core.checkpoint.verify import complete_steps, step_folder
 
@@ -20,10 +27,20 @@ BEST = "best"
 
 @dataclass(frozen=True)
 class KeepBest:
-    """Which validated value decides on the best checkpoint."""
+    """Which validated value decides on the best checkpoint.
+
+    Args:
+        metric: its name, such as val/auc.
+        mode: which end is better; by default the low one for a loss and the high one for all else.
+    """
 
     metric: str
-    mode: Literal["min", "max"] = "max"
+    mode: Literal["min", "max"] | None = None
+
+    def better(self, value: float, best: float) -> bool:
+        """Tell whether a value beats the best so far."""
+        mode = self.mode or ("min" if self.metric.endswith("loss") else "max")
+        return value > best if mode == "max" else value < best
 
 
 @runtime_checkable
@@ -90,11 +107,15 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
                 "callbacks.checkpoint.keep_best: needs callbacks.validation, which measures the value"
             )
         self._checkpoints = Path(trainer.default_root_dir) / "checkpoints"
-        trainer.strategy.on_rank_zero(lambda: discard_leftovers(self._checkpoints))
+        trainer.strategy.on_rank_zero(lambda: writable(self._checkpoints))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let `best` say what the restored state says."""
         self._saved_step = trainer.global_step
+        later = trainer.strategy.on_rank_zero(lambda: set_aside(self._checkpoints, trainer.global_step))
+        if later and trainer.is_global_zero:
+            named = ", ".join(map(str, later))
+            print(f"checkpoints of later steps ({named}) were moved to {self._checkpoints / 'set_aside'}", flush=True)
         trainer.strategy.on_rank_zero(lambda: self._link_best(self.best_step))
 
     def on_train_batch_end(
@@ -105,6 +126,7 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
             trainer.strategy.check_savable()
             self._checked = True
         step = trainer.global_step
+        self._require_metric(trainer)
         self._report(trainer, step)
         is_last = step == trainer.max_steps or trainer.should_stop
         if step % self.every_n_steps == 0 or (self.save_last and is_last):
@@ -135,6 +157,15 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
             logger.log_metrics({"perf/save_blocked_seconds": self._blocked_seconds}, step)
         self._blocked_seconds = None
 
+    def _require_metric(self, trainer: pl.Trainer) -> None:
+        """Refuse the name of a value that nobody measures, at the first validation and not at the first save."""
+        found = validation.last if self.keep_best and (validation := self._validation(trainer)) else {}
+        if found and self.keep_best.metric not in found:
+            known = ", ".join(sorted(found))
+            raise CheckpointError(
+                f"callbacks.checkpoint.keep_best.metric: no value {self.keep_best.metric}; there are: {known}"
+            )
+
     def _judge(self, trainer: pl.Trainer, step: int) -> None:
         """Decide whether this step is the best so far; rank 0 decides for all."""
         if self.keep_best is None:
@@ -143,19 +174,14 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
         if validation is None or validation.last_step != step:
             return
         metric = self.keep_best.metric
-        if metric not in validation.last:
-            known = ", ".join(sorted(validation.last)) or "none"
-            raise CheckpointError(f"callbacks.checkpoint.keep_best.metric: no value {metric}; there are: {known}")
         value = float(trainer.strategy.broadcast(validation.last[metric]))
-        sign = 1.0 if self.keep_best.mode == "max" else -1.0
-        if math.isfinite(value) and (self.best_value is None or sign * value > sign * self.best_value):
+        if math.isfinite(value) and (self.best_value is None or self.keep_best.better(value, self.best_value)):
             self.best_step, self.best_value = step, value
 
     def _published(self, best_step: int | None, folder: Path) -> None:
         """Rank 0, in the saving thread: lead `best` to its folder, then delete."""
         self._link_best(best_step)
         published = int(folder.name.removeprefix("step_"))
-        # later ones are leftovers of the run that was resumed here from an older step: each is replaced when reached
         steps = [step for step in complete_steps(self._checkpoints) if step <= published]
         for step in steps[: -self.keep_last]:
             is_kept_for_good = self.keep_every_n_steps is not None and step % self.keep_every_n_steps == 0
@@ -163,9 +189,12 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
                 remove(step_folder(self._checkpoints, step))
 
     def _link_best(self, step: int | None) -> None:
+        link = self._checkpoints / BEST
         if step is None or step not in complete_steps(self._checkpoints):
+            if link.is_symlink() and not link.exists():  # what it led to was set aside
+                link.unlink()
             return
-        link, target = self._checkpoints / BEST, step_folder(self._checkpoints, step)
+        target = step_folder(self._checkpoints, step)
         if link.is_symlink() and os.readlink(link) == target.name:
             return
         fresh = temporary(link)
@@ -177,3 +206,19 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
     @staticmethod
     def _validation(trainer: pl.Trainer) -> Validated | None:
         return next((callback for callback in trainer.callbacks if isinstance(callback, Validated)), None)
+
+
+def writable(checkpoints: Path) -> None:
+    """Make the folder, and clear away what a killed run left behind.
+
+    Raises:
+        CheckpointError: nothing can be written there.
+    """
+    try:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        probe = temporary(checkpoints / "probe")
+        probe.mkdir()
+        probe.rmdir()
+        discard_leftovers(checkpoints)
+    except OSError as error:
+        raise CheckpointError(f"{checkpoints}: cannot be written ({error.strerror})") from error

@@ -223,9 +223,9 @@ def run_rank(run: Run, rank: int, port: int) -> None:
     if run.world_size > 1:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
     if not run.fixed_buckets:
-        from launch import strategies
+        from launch.strategies import replicas
 
-        strategies.fix_bucket_order = lambda model: None
+        replicas.fix_bucket_order = lambda model: None
     if run.kill is not None and rank == run.kill_rank:
         publish.reached = _ending(*run.kill, run.raises)
     trainer, toy = launch(run)

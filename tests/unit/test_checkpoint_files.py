@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +80,28 @@ def overwrite(name: str, data: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(data)
 
 
+def rewrite(**changes: object) -> Callable[[Path], object]:
+    """Return what changes the manifest and seals it again."""
+
+    def change(folder: Path) -> None:
+        manifest = {**json.loads((folder / "manifest.json").read_text()), **changes}
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": seal(manifest)}))
+
+    return change
+
+
+def pipe(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+
+
 DAMAGES = {
+    "manifest.json: is no ordinary file": pipe,
+    "manifest.json: files = None, expected dict": rewrite(files=None),
+    "manifest.json: step = 'x', expected int": rewrite(step="x"),
+    "manifest.json: lists no shard_00002.pt": rewrite(world_size=3),
+    "manifest.json: is of step 1, its folder was renamed": rewrite(step=1),
+    "manifest.json: is not JSON (maximum recursion": overwrite("manifest.json", b'{"a":' * 100_000),
     "trainer.pt: is missing": lambda folder: (folder / "trainer.pt").unlink(),
     "shard_00000.pt: has 5 bytes": overwrite("shard_00000.pt", b"short"),
     "manifest.json: No such file": lambda folder: (folder / "manifest.json").unlink(),
@@ -174,3 +196,26 @@ def test_leftovers_go_and_steps_stay(checkpoints: Path) -> None:
     remove(step_folder(checkpoints, 2))
     assert [path.name for path in checkpoints.iterdir()] == ["step_00000001"]
     assert newest_complete(checkpoints / "nowhere") is None
+
+
+def test_a_copied_folder_is_not_a_later_step(checkpoints: Path) -> None:
+    shutil.copytree(step_folder(checkpoints, 2), step_folder(checkpoints, 9))
+    assert newest_complete(checkpoints) == step_folder(checkpoints, 2)
+
+
+def test_a_shard_that_is_no_mapping_is_refused(checkpoints: Path) -> None:
+    folder = step_folder(checkpoints, 2)
+    torch.save([1, 2], folder / "shard_00001.pt")
+    reseal(folder, "shard_00001.pt")
+    with pytest.raises(CheckpointError, match=r"shard_00001.pt: holds a list in place of parameters"):
+        read_weights(folder)
+
+
+def test_later_steps_are_set_aside_and_kept(checkpoints: Path) -> None:
+    before = (step_folder(checkpoints, 2) / "shard_00000.pt").read_bytes()
+    assert publish.set_aside(checkpoints, 1) == [2]
+    assert complete_steps(checkpoints) == [1] and publish.set_aside(checkpoints, 1) == []
+    (kept,) = (checkpoints / "set_aside").iterdir()
+    assert kept.name.startswith("step_00000002.") and (kept / "shard_00000.pt").read_bytes() == before
+    save(checkpoints, 2, [{"w": piece(0, 15)}])
+    assert publish.set_aside(checkpoints, 1) == [2] and len(list((checkpoints / "set_aside").iterdir())) == 2

@@ -19,7 +19,16 @@ from typing import Any
 import torch
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
-from lightning_modules.core.checkpoint.verify import FORMAT, MANIFEST, TRAINER, seal, shard_name, verify
+from lightning_modules.core.checkpoint.verify import (
+    FORMAT,
+    MANIFEST,
+    TRAINER,
+    complete_steps,
+    seal,
+    shard_name,
+    step_folder,
+    verify,
+)
 
 MARKER_PATIENCE_SECONDS = 1800.0
 LEAVE_PATIENCE_SECONDS = 60.0
@@ -109,6 +118,20 @@ def begin(final: Path) -> Path | None:
         raise CheckpointError(f"{temp}: could not be made ({error.strerror})") from error
     reached("begun")
     return temp
+
+
+def set_aside(checkpoints: Path, step: int) -> list[int]:
+    """Move checkpoints of later steps into `set_aside`: a run that goes on from here makes other ones of its own.
+
+    They are kept, because they may be all that is left of a long run. Returns their steps.
+    """
+    later = [found for found in complete_steps(checkpoints) if found > step]
+    for found in later:
+        folder = step_folder(checkpoints, found)
+        target = temporary(checkpoints / "set_aside" / folder.name)
+        target.parent.mkdir(exist_ok=True)
+        folder.rename(target.with_name(target.name.removeprefix(".").removesuffix(".tmp")))
+    return later
 
 
 def temporary(final: Path) -> Path:

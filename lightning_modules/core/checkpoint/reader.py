@@ -28,7 +28,10 @@ class Reader:
         self.folder = folder
         self.pieces: dict[str, list[Piece]] = {}
         for path in [folder / shard_name(rank) for rank in range(world_size)]:
-            for name, piece in open_file(path).items():
+            content = open_file(path)
+            if not isinstance(content, dict):
+                raise CheckpointError(f"{path}: holds a {type(content).__name__} in place of parameters by name")
+            for name, piece in content.items():
                 self.pieces.setdefault(name, []).append(Piece(path, **piece))
         for pieces in self.pieces.values():
             pieces.sort(key=lambda piece: piece.start)

@@ -20,6 +20,8 @@ MANIFEST = "manifest.json"
 TRAINER = "trainer.pt"
 FORMAT = 1
 HASHING_THREADS = 4
+STEP_FOLDER = re.compile(r"step_([0-9]{8,})")
+FACTS = {"step": int, "world_size": int, "files": dict, "skipped_steps": list}
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +62,9 @@ def verify(folder: Path, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
     """
     manifest = read_manifest(folder)
     files: dict[str, dict[str, Any]] = manifest["files"]
+    for name in [TRAINER, *(shard_name(index) for index in range(manifest["world_size"]))]:
+        if name not in files:
+            raise CheckpointError(f"{folder / MANIFEST}: lists no {name}")
     for name, facts in files.items():
         path = folder / name
         if not path.is_file():
@@ -86,16 +91,24 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         CheckpointError: the folder or the manifest is missing, is not JSON, or was changed after it was written.
     """
     path = folder / MANIFEST
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise CheckpointError(f"{path}: is no ordinary file")
     try:
         manifest = json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}; a checkpoint is a folder with a manifest") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is not JSON ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("sha256") != seal(manifest):
         raise CheckpointError(f"{path}: was changed after it was written, its own SHA-256 does not fit")
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(f"{path}: has format {manifest['format']}, this version reads format {FORMAT}")
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: has format {manifest.get('format')}, this version reads format {FORMAT}")
+    for key, kind in FACTS.items():
+        if not isinstance(manifest.get(key), kind):
+            raise CheckpointError(f"{path}: {key} = {manifest.get(key)!r}, expected {kind.__name__}")
+    name = folder.resolve().name  # `best` is a link
+    if STEP_FOLDER.fullmatch(name) and name != step_folder(folder, manifest["step"]).name:
+        raise CheckpointError(f"{path}: is of step {manifest['step']}, its folder was renamed or copied; name it so")
     return manifest
 
 
@@ -122,7 +135,7 @@ def open_file(path: Path) -> Any:
 
 
 def _steps(checkpoints: Path) -> list[int]:
-    names = [re.fullmatch(r"step_(\d{8,})", path.name) for path in checkpoints.glob("step_*")]
+    names = [STEP_FOLDER.fullmatch(path.name) for path in checkpoints.glob("step_*")]
     return sorted(int(name[1]) for name in names if name)
 
 
