@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from datamodules.core.lines import MAX_DOCUMENT_BYTES, Records, text_lines
 from datamodules.core.tables import arrow_batches, open_parquet
 
 Labels = Literal["classes", "numbers"]
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 class Example(NamedTuple):
@@ -54,7 +56,7 @@ class Fields:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, str | int) or value == "":
-            raise DataError(f"{place}: {self.label!r} = {value!r} names no class; give a word or a whole number")
+            raise DataError(f"{place}: {self.label!r} = {value!r:.60} names no class; give a word or a whole number")
         return str(value)
 
 
@@ -82,10 +84,10 @@ def number_of(value: Any, name: str, place: str) -> float:
     """Read a finite number, also from the text of a table."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or isinstance(value, bool):
-        raise DataError(f"{place}: {name!r} = {value!r} is no number; correct it, or set data.labels to classes")
+        raise DataError(f"{place}: {name!r} = {value!r:.60} is no number; correct it, or set data.labels to classes")
     return number
 
 
@@ -162,8 +164,9 @@ def class_names(examples: list[Example]) -> list[str]:
     names = {example.label for example in examples}
     if len(names) < 2:
         raise DataError(f"{examples[0].place}: every label is {names.pop()!r}; there is nothing to learn")
-    whole = all(name.lstrip("-").isdecimal() for name in names)
-    return sorted(names, key=int) if whole else sorted(names)
+    if all(WHOLE_NUMBER.fullmatch(name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))  # "1" and "01" are two classes of one number
+    return sorted(names)
 
 
 def class_number(example: Example, numbers: dict[str, int]) -> int:

@@ -125,6 +125,9 @@ def test_words_are_classes_in_alphabetical_order_and_numbers_in_theirs(tmp_path,
         (["b", "a", "b"], ["a", "b"]),
         ([10, 9, 2], ["2", "9", "10"]),
         ([True, False], ["False", "True"]),
+        (["1", "001", "-2", "01"], ["-2", "001", "01", "1"]),
+        (["--5", "5"], ["--5", "5"]),
+        (["9" * 400, "10"], ["10", "9" * 400]),
     ):
         rows = [{"text": "w5", "label": label} for label in labels]
         assert data(tokenizer_folder, jsonl(tmp_path / "a.jsonl", rows)).label_names == names
@@ -151,6 +154,7 @@ BAD = [
     ([{"text": "w5", "label": None}], {}, r"a\.jsonl:1: 'label' = None names no class"),
     ([{"text": "w5", "label": 0.5}], {}, r"a\.jsonl:1: 'label' = 0.5 names no class"),
     ([{"text": "w5", "label": "x"}], {"labels": "numbers"}, r"a\.jsonl:1: 'label' = 'x' is no number; .*data\.labels"),
+    ([{"text": "w5", "label": 10**400}], {"labels": "numbers"}, r"a\.jsonl:1: 'label' = 1000+ is no number"),
     ([ROWS[0], ROWS[3]], {}, r"a\.jsonl:1: every label is '0'; there is nothing to learn"),
     ([], {}, r"a\.jsonl: holds no example; write one record a line"),
     (["w5"], {}, r"a\.jsonl:1: not a record but 'w5'; write one JSON object a line"),
