@@ -60,15 +60,21 @@ def load(name: str) -> "PreTrainedTokenizerFast":
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # the libraries raise a dozen kinds, also a bare Exception
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise DataError(
             f"data.tokenizer.name = {name!r}: cannot be opened ({reason}); give a folder or a name"
         ) from error
     if not tokenizer.is_fast:
         raise DataError(
             f"data.tokenizer.name = {name!r}: has no tokenizer.json; give one that the tokenizers library opens"
+        )
+    size, largest = len(tokenizer), max(tokenizer.get_vocab().values(), default=0)
+    if largest >= size:
+        raise DataError(
+            f"data.tokenizer.name = {name!r}: holds {size} tokens and the id {largest}; give one "
+            "whose ids have no holes"
         )
     roles = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
     absent = [f"{usual} ({role})" for role, usual in roles.items() if getattr(tokenizer, role) is None]
@@ -118,11 +124,11 @@ def copy_into_run(tokenizer: "PreTrainedTokenizerFast", run: Path) -> None:
     folder = run / "tokenizer"
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer.save_pretrained(scratch)
-        text = Path(scratch, "tokenizer.json").read_text()
+        text = Path(scratch, "tokenizer.json").read_text(encoding="utf-8")
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         publish(tokenizer, folder)
-    elif (folder / "tokenizer.json").read_text() != text:
+    elif (folder / "tokenizer.json").read_text(encoding="utf-8") != text:
         raise DataError(
             f"{folder}: is another tokenizer than data.tokenizer; go on with that one, or take a new run.dir"
         )

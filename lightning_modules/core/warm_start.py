@@ -1,9 +1,12 @@
 """Starting from weights that exist: a run of ours, a Hugging Face folder, or a hub name. Weights only."""
 
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -27,6 +30,23 @@ def checkpoint_of(source: str) -> Path | None:
     if newest is None:
         raise CheckpointError(f"{folder / 'checkpoints'}: holds no complete checkpoint")
     return newest
+
+
+@contextmanager
+def readable(source: str) -> Iterator[None]:
+    """Tell in one line why transformers cannot read a source; code and pickled objects in it are never run.
+
+    Raises:
+        CheckpointError: naming the source and the reason.
+    """
+    try:
+        with unpartitioned():
+            yield
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(
+            f"model.init_from = {source}: no run, folder or hub model can be read there: {reason}"
+        ) from error
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -58,14 +78,8 @@ def load_pretrained(network: PreTrainedModel, source: str) -> None:
     Raises:
         CheckpointError: the source is not there, lacks a weight (transformers would make one up), or has other sizes.
     """
-    try:
-        with unpartitioned():
-            found, info = type(network).from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"model.init_from = {source}: no run, folder or hub model can be read there: {reason}"
-        ) from error
+    with readable(source):
+        found, info = type(network).from_pretrained(source, dtype=torch.float32, output_loading_info=True)
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(f"model.init_from = {source}: holds no {missing[0]} ({len(missing)} weights are missing)")
     load_weights(network, dict(found.named_parameters()), source)

@@ -27,8 +27,7 @@ from lightning_modules.core.attention import encode
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
 from lightning_modules.core.dropout import cheap_dropout
-from lightning_modules.core.warm_start import checkpoint_of, load_weights
-from lightning_modules.core.weights import unpartitioned
+from lightning_modules.core.warm_start import checkpoint_of, load_weights, readable
 from lightning_modules.electra.module import Electra
 
 METHODS = {"electra": Electra}  # runs whose encoder can be taken: each method says how its encoder is configured
@@ -129,13 +128,8 @@ def encoder_config(source: str, tokenizer: PreTrainedTokenizerBase) -> PreTraine
         same_vocabulary(tokenizer, run / "tokenizer", source)
         return method_of_run(run).encoder_config(tokenizer)
     folder = weights_folder(source)
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"model.init_from = {source}: no run, folder or hub model can be read: {reason}"
-        ) from error
+    with readable(source):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if config.model_type not in FAMILIES:
         known = " and ".join(FAMILIES)
         raise CheckpointError(f"model.init_from = {source}: is of the family {config.model_type}; give one of {known}")
@@ -186,8 +180,8 @@ def load_encoder(encoder: PreTrainedModel, source: str) -> None:
     """
     checkpoint = checkpoint_of(source)
     if checkpoint is None:
-        with unpartitioned():
-            found = AutoModel.from_pretrained(weights_folder(source), dtype=torch.float32)
+        with readable(source):
+            found = AutoModel.from_pretrained(weights_folder(source), dtype=torch.float32, trust_remote_code=False)
         names = {name for name, _ in encoder.named_parameters()}
         load_weights(encoder, {name: p for name, p in found.named_parameters() if name in names}, source)
         return

@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from datamodules.core.errors import DataError
-from datamodules.core.wordpiece import TokenizerOptions, WordPieceTraining
+from datamodules.core.wordpiece import TokenizerOptions, WordPieceTraining, load
 from datamodules.text import TextCorpus
 from tests.corpora import texts, txt
 from tests.text import word_tokenizer
@@ -287,6 +288,34 @@ def test_a_tokenizer_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match=r"data.tokenizer.name = 'no/such-tokenizer': cannot be opened"):
         ready(TokenizerOptions(name="no/such-tokenizer"), tmp_path, txt(tmp_path / "a.txt", texts(5)))
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
+def test_code_that_lies_beside_a_tokenizer_is_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    described = {"auto_map": {"AutoTokenizer": ["other.Other", None], "AutoConfig": "other.Other"}}
+    (tmp_path / file).write_text(json.dumps(described | {"tokenizer_class": "Other", "model_type": "other"}))
+    (tmp_path / "other.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Other: pass\n")
+    with pytest.raises(DataError, match=r"data.tokenizer.name = .*: cannot be opened"):
+        load(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_tokenizers_of_an_unknown_form_or_with_holes_are_refused(tmp_path: Path) -> None:
+    word_tokenizer(50).save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    whole = json.loads(file.read_text())
+    whole["model"]["vocab"]["w49"] = 60
+    file.write_text(json.dumps(whole))
+    with pytest.raises(DataError, match=r"holds 50 tokens and the id 60; give one whose ids have no holes"):
+        load(str(tmp_path))
+    for text in ("{}", '{"model": {"type": "unheard of"}}', "[]", "{"):
+        file.write_text(text)
+        with pytest.raises(DataError, match=r"data.tokenizer.name = .*: cannot be opened") as error:
+            load(str(tmp_path))
+        assert "\n" not in str(error.value)
 
 
 def test_packed_examples_are_full(tmp_path: Path, named: TokenizerOptions) -> None:

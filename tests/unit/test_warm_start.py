@@ -1,9 +1,13 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.warm_start import checkpoint_of, load_weights
 from lightning_modules.electra.module import Electra
+from lightning_modules.finetune.modeling import encoder_config, load_encoder
 from tests.text import word_tokenizer
 
 
@@ -69,3 +73,42 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
         checkpoint_of(str(tmp_path / "run"))
     assert checkpoint_of(str(tmp_path)) is None
+
+
+class Malicious:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.file,)
+
+
+def test_pickled_objects_are_refused_and_never_made(tmp_path):
+    folder = tmp_path / "hf"
+    electra(1).export(folder, word_tokenizer())
+    for part in folder.iterdir():
+        (part / "model.safetensors").unlink()
+    for content in (Malicious(tmp_path / "made"), None):
+        for part in folder.iterdir():
+            torch.save({"x": content}, part / "pytorch_model.bin")
+            if content is None:
+                (part / "pytorch_model.bin").write_bytes(b"not weights")
+        for start in (
+            electra().warm_start,
+            lambda source: load_encoder(electra().model.discriminator.network.electra, source),
+        ):
+            with pytest.raises(CheckpointError, match="no run, folder or hub model can be read there: ") as error:
+                start(str(folder))
+            assert "\n" not in str(error.value) and not (tmp_path / "made").exists()
+
+
+def test_code_that_lies_beside_weights_is_never_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    described = {"model_type": "other", "auto_map": {"AutoConfig": "other.Other", "AutoModel": "other.Other"}}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    (tmp_path / "other.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Other: pass\n")
+    with pytest.raises(CheckpointError, match="no run, folder or hub model can be read there: "):
+        encoder_config(str(tmp_path), word_tokenizer())
+    assert not (tmp_path / "ran").exists()
