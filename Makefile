@@ -1,6 +1,7 @@
 # make env    the environment in .venv; does nothing the second time
 # make demo   environment, then ELECTRA on real text: train, test, export
 # make test   environment, then the tests
+# make test-matrix   every strategy, stopped and moved, with the product itself: about 20 minutes
 # make lint   format and lint checks
 # make gpu    GPU tests and a short bench card, with PYTHON=... (torch >= 2.10 there; no environment is made)
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/electra/demo
 
-.PHONY: env demo test lint gpu
+.PHONY: env demo test test-matrix lint gpu
 .DEFAULT_GOAL := env
 
 env: $(READY)
@@ -31,6 +32,9 @@ demo: env
 
 test: env
 	@$(BIN)/python -m pytest
+
+test-matrix: env
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/multiproc -m 'matrix or not matrix'
 
 lint: env
 	@$(BIN)/ruff format --check

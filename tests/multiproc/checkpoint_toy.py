@@ -52,6 +52,9 @@ class Run:
     batches: int | None = None  # the data end after so many
     resume: Path | None = None
     task: str = "fit"
+    strategy: str = ""  # one that `strategies_toy` trains a method under; empty: single or ddp
+    dropout: float = 0.1  # of that method
+    num_workers: int = 0
 
     @property
     def checkpoints(self) -> Path:
@@ -165,6 +168,14 @@ class Lines(Logger):
         self.waiting = []
 
 
+def strategy_of(run: Run) -> pl.strategies.Strategy:
+    if run.strategy in ("", "single"):
+        return single() if run.world_size == 1 else ddp("gloo", timeout_seconds=60)
+    from tests.multiproc import strategies_toy
+
+    return strategies_toy.STRATEGIES[run.strategy]()
+
+
 def trainer_of(run: Run) -> pl.Trainer:
     callbacks: list[pl.Callback] = [Checkpoint(every_n_steps=run.every_n_steps, **run.checkpoint)]
     if run.checkpoint.get("keep_best") is not None:
@@ -174,7 +185,7 @@ def trainer_of(run: Run) -> pl.Trainer:
     return pl.Trainer(
         accelerator="cpu",
         devices=run.world_size,
-        strategy=single() if run.world_size == 1 else ddp("gloo", timeout_seconds=60),
+        strategy=strategy_of(run),
         max_steps=run.max_steps,
         max_epochs=None if run.batches is None else 1,
         callbacks=callbacks,
@@ -190,6 +201,10 @@ def trainer_of(run: Run) -> pl.Trainer:
 
 
 def launch(run: Run) -> tuple[pl.Trainer, Toy]:
+    if run.strategy:
+        from tests.multiproc import strategies_toy
+
+        return strategies_toy.launch(run)
     trainer, toy = trainer_of(run), Toy(run)
     loader = DataLoader(Batches(trainer), batch_size=None)
     path = None if run.resume is None else str(run.resume)
@@ -220,7 +235,7 @@ def run_rank(run: Run, rank: int, port: int) -> None:
     """Entry of a process."""
     torch.set_num_threads(1)
     sys.stderr = sys.stdout = (run.folder / f"out_{rank}.txt").open("a", buffering=1)
-    if run.world_size > 1:
+    if run.world_size > 1 or run.strategy:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
     if not run.fixed_buckets:
         from launch.strategies import replicas
@@ -231,7 +246,7 @@ def run_rank(run: Run, rank: int, port: int) -> None:
     trainer, toy = launch(run)
     if run.task != "fit":
         (run.folder / f"{run.task}_{rank}.json").write_text(json.dumps(trainer.callback_metrics["weight_sum"].item()))
-    elif rank == run.world_size - 1:
+    elif rank == run.world_size - 1 and not run.strategy:
         (run.folder / "final.json").write_text(json.dumps(state_of(trainer, toy)))
         torch.save(toy.state_dict(), run.folder / "weights.pt")
 
@@ -257,7 +272,7 @@ def start(run: Run) -> list[int]:
     """Run all ranks to their end; when one dies, so do the others. Returns the exit codes."""
     os.environ["PYTHONPATH"] = str(ROOT)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.multiproc.checkpoint_toy"])
+    context.set_forkserver_preload(["tests.multiproc.checkpoint_toy", "tests.multiproc.strategies_toy"])
     run.folder.mkdir(exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -6,14 +6,18 @@ import torch
 from tests.runs import kill_at_step, launch, metrics, optimizer_state, start, weights
 
 STEPS = 20
-STRATEGIES = ["ddp", "zero1", "zero2", "zero3", "zero3_offload", "fsdp"]
+# the others run in `make test-matrix`; strategies_toy tries all of them in seconds
+STRATEGIES = [
+    "zero3",
+    *(pytest.param(name, marks=pytest.mark.matrix) for name in ("ddp", "zero1", "zero2", "zero3_offload", "fsdp")),
+]
 BASE = ["fit", "--config", "configs/electra/debug.yaml", f"--trainer.max_steps={STEPS}"]
 CROSSINGS = [
     ("zero3", 2, "ddp", 2),
-    ("ddp", 2, "zero3", 2),
-    ("zero1", 2, "fsdp", 2),
-    ("single", 1, "zero3", 2),
-    ("fsdp", 2, "zero2", 1),
+    pytest.param("ddp", 2, "zero3", 2, marks=pytest.mark.matrix),
+    pytest.param("zero1", 2, "fsdp", 2, marks=pytest.mark.matrix),
+    pytest.param("single", 1, "zero3", 2, marks=pytest.mark.matrix),
+    pytest.param("fsdp", 2, "zero2", 1, marks=pytest.mark.matrix),
 ]
 
 

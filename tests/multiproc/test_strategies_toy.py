@@ -1,0 +1,89 @@
+"""Every strategy: the mathematics of one process; killed anywhere, moved anywhere, it goes on as if it had not been."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.multiproc.checkpoint_toy import Run, output, resume, start
+from tests.multiproc.strategies_toy import STRATEGIES, logged, saved, weights
+
+CROSSINGS = [
+    *((name, 2, name, 1) for name in STRATEGIES),
+    *((name, 1, name, 2) for name in STRATEGIES),
+    ("zero3", 2, "ddp", 2),
+    ("ddp", 2, "zero3", 2),
+    ("zero1", 2, "fsdp", 2),
+    ("single", 1, "zero3", 2),
+    ("fsdp", 2, "zero2", 1),
+    ("zero3_offload", 2, "fsdp", 4),
+    ("fsdp", 4, "single", 1),
+]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Undisturbed runs by strategy and number of ranks, each made once."""
+    made, folder = {}, tmp_path_factory.mktemp("straight")
+
+    def get(strategy: str, ranks: int) -> Run:
+        if (strategy, ranks) not in made:
+            made[strategy, ranks] = finished(Run(folder / f"{strategy}{ranks}", ranks, strategy=strategy, width=24))
+        return made[strategy, ranks]
+
+    return get
+
+
+def finished(run: Run) -> Run:
+    assert start(run) == [0] * run.world_size, output(run)
+    return run
+
+
+def assert_same(ours: Run, theirs: Run, tolerance: float) -> None:
+    """Compare what was logged in all steps, and the weights at the end."""
+    mine, other = logged(ours), logged(theirs)
+    for step, values in other.items():
+        assert values.keys() == mine[step].keys()
+        for name, value in values.items():
+            expected = pytest.approx(float.fromhex(value), rel=tolerance, abs=tolerance)
+            assert float.fromhex(mine[step][name]) == expected, (step, name)
+    at_end, expected = weights(ours), weights(theirs)
+    assert at_end.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(at_end[name], weight, rtol=tolerance, atol=tolerance)
+
+
+def killed(run: Run, point: str, after: int, rank: int) -> Run:
+    """Kill one rank, and with it the run; return how it goes on."""
+    kill = (point, after)
+    codes = start(dataclasses.replace(run, kill=kill, kill_rank=rank))
+    assert codes[rank] == -9, output(run)
+    return dataclasses.replace(run, resume=resume(run))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_as_one_process(straight, strategy, ranks):
+    assert_same(straight(strategy, ranks), straight("single", 1), 1e-5)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_killed_twice_and_bit_identical(straight, strategy, ranks, tmp_path: Path):
+    run = Run(tmp_path / "run", ranks, strategy=strategy, width=24)
+    run = killed(run, "shard", 1, ranks - 1)  # a rank, before it announces its part of the second save
+    assert run.resume is not None and run.resume.name == "step_00000004"
+    run = killed(run, "step", 9, 0)
+    assert run.resume.name in ("step_00000004", "step_00000008")  # the thread may still have been writing
+    finished(run)
+    undisturbed = straight(strategy, ranks)
+    assert logged(run) == logged(undisturbed)
+    assert saved(run) == saved(undisturbed)
+
+
+@pytest.mark.parametrize(("first", "ranks", "second", "others"), CROSSINGS)
+def test_moved(straight, first, ranks, second, others, tmp_path: Path):
+    run = killed(Run(tmp_path / "run", ranks, strategy=first, width=24), "step", 6, 0)
+    finished(dataclasses.replace(run, strategy=second, world_size=others))
+    assert_same(run, straight("single", 1), 1e-5)
