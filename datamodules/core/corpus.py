@@ -8,6 +8,8 @@ manifest are the same bytes whoever makes them, so two preparations at once cost
 import hashlib
 import json
 from bisect import bisect_right
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +18,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from datamodules.core.errors import DataError
 from datamodules.core.lines import KEPT_MESSAGES
 from datamodules.core.processes import make_shards
-from datamodules.core.publishing import alone, sweep, write_atomically
+from datamodules.core.publishing import alone, sha256_of, sweep, write_atomically
 from datamodules.core.sources import Source, content_hash
-from datamodules.core.tokenization import Job, Recipe, is_there, shard_path
+from datamodules.core.tokenization import Job, Recipe, counts_of, is_there, shard_path
 
 VERSION = 1  # of the rules by which text becomes rows: raise it when they change
 MANIFEST = "manifest.json"
@@ -72,15 +75,28 @@ class Plan:
 
     def is_complete(self) -> bool:
         """Say whether the corpus has been published."""
-        return (self.folder / MANIFEST).exists()
+        return manifest_of(self.folder) is not None
 
     def make(self, num_processes: int) -> None:
-        """Make what is missing and publish the corpus."""
+        """Make what is missing and publish the corpus; of one that is there, compare every byte with its hash."""
         if self.is_complete():
+            self.check(num_processes)
             return
         with alone(self.folder, f"the {self.label} corpus in {self.folder}"):
             if not self.is_complete():
                 self.make_part(num_processes, 1, 1)
+
+    def check(self, num_processes: int) -> None:
+        """Compare the shards with what was published.
+
+        Raises:
+            DataError: naming the one that is damaged.
+        """
+        shards = manifest_of(self.folder)["shards"]
+        paths = [shard_path(self.folder, number) for number in range(len(shards))]
+        with ThreadPoolExecutor(num_processes) as pool:  # hashing does not hold the lock of the interpreter
+            checks = pool.map(check_shard, paths, shards)
+            deque(tqdm(checks, f"checking {self.label}", len(paths), unit="shard", disable=None, leave=False), maxlen=0)
 
     def make_part(self, num_processes: int, part: int, num_parts: int) -> tuple[int, int]:
         """Make every num_parts-th shard, from the part-th; publish when all are there; return (there, all)."""
@@ -100,7 +116,7 @@ class Plan:
         Raises:
             DataError: there is no example in the corpus.
         """
-        shards = [json.loads(shard_path(self.folder, n).with_suffix(".json").read_text()) for n in range(num_shards)]
+        shards = [counts_of(self.folder, number) for number in range(num_shards)]
         messages = [message for shard in shards for message in shard.pop("messages")][:KEPT_MESSAGES]
         totals = {name: sum(shard[name] for shard in shards) for name in ("rows", "tokens", "documents", "skipped")}
         if not totals["rows"]:
@@ -112,6 +128,25 @@ class Plan:
         manifest = {"recipe": asdict(self.recipe), **totals, "messages": messages, "shards": shards}
         write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
         sweep(self.folder)
+
+
+def manifest_of(folder: Path) -> dict[str, Any] | None:
+    """Read a corpus' manifest; None when it is absent, cut off, or older than the hashes of shards."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        return manifest if all("sha256" in shard for shard in manifest["shards"]) else None
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+
+
+def check_shard(path: Path, counts: dict[str, Any]) -> None:
+    """Compare a shard with what was published.
+
+    Raises:
+        DataError: it is not the same bytes.
+    """
+    if not path.exists() or path.stat().st_size != counts["bytes"] or sha256_of(path) != counts["sha256"]:
+        raise DataError(f"{path}: missing, or not the bytes that were published; delete {path.parent}")
 
 
 class Corpus:

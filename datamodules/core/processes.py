@@ -49,9 +49,9 @@ def make_in_pool(job: Job, tasks: list[Task], num_processes: int) -> Iterator[No
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_processes, context, start_worker, (job,)) as pool, without_main():
         try:
-            yield from pool.map(make_in_worker, tasks)
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
+            futures = [pool.submit(make_in_worker, task) for task in tasks]
+            yield from (future.result() for future in futures)
+        except BaseException as error:  # no future is cancelled: the pool breaks on those when its processes end
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             if isinstance(error, BrokenProcessPool):

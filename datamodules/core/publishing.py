@@ -1,5 +1,6 @@
 """Files that appear at once: written beside their place and renamed; what a killed process left is swept away."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,17 +17,36 @@ def beside(path: Path) -> Path:
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file so that readers see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside(path).write_text(text)
+    with beside(path).open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
     put(beside(path), path)
 
 
 def put(half: Path, path: Path) -> None:
-    """Move a written file to its place."""
+    """Move a file that is on the disk to its place, and see that its name is on the disk too."""
     try:
         os.replace(half, path)
+        sync(path.parent)
     except FileNotFoundError:  # swept by another process, which has made the same
         if not path.exists():
             raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sweep(folder: Path) -> None:

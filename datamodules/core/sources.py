@@ -17,7 +17,7 @@ from typing import NamedTuple
 from datamodules.core.errors import DataError
 from datamodules.core.formats import endings, format_of
 from datamodules.core.lines import Bounds, Records
-from datamodules.core.publishing import write_atomically
+from datamodules.core.publishing import sha256_of, write_atomically
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 EMBEDDED = "embedded"
@@ -179,7 +179,6 @@ def content_hash(path: Path, cache: Path) -> str:
             return known["sha256"]
     except (OSError, ValueError, KeyError):
         pass
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    sha256 = sha256_of(path)
     write_atomically(note, json.dumps({"file": seen, "sha256": sha256}))
     return sha256

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
 from datamodules.core.order import Draws
-from datamodules.core.publishing import beside, put, write_atomically
+from datamodules.core.publishing import beside, put, sha256_of, write_atomically
 from datamodules.core.segments import Sentences, pieces, sentences_of, two_segments
 from datamodules.core.sources import Document, Piece, Source
 
@@ -67,7 +67,16 @@ def shard_path(folder: Path, number: int) -> Path:
 
 def is_there(folder: Path, number: int) -> bool:
     """Say whether a shard has been published."""
-    return shard_path(folder, number).with_suffix(".json").exists()
+    return counts_of(folder, number) is not None
+
+
+def counts_of(folder: Path, number: int) -> dict[str, Any] | None:
+    """Read what is known of a published shard; None when its file is absent, cut off, or holds no hash."""
+    try:
+        counts = json.loads(shard_path(folder, number).with_suffix(".json").read_text())
+        return counts if "sha256" in counts else None
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
 
 
 def for_text(tokenizer_json: str) -> Tokenizer:
@@ -102,7 +111,7 @@ class Worker:
             return
         put(writer.path, path)
         counts = {"rows": writer.rows, "tokens": writer.tokens, "bytes": path.stat().st_size, "documents": documents}
-        counts |= {"skipped": records.skipped, "messages": records.messages}
+        counts |= {"sha256": sha256_of(path), "skipped": records.skipped, "messages": records.messages}
         write_atomically(path.with_suffix(".json"), json.dumps(counts))
 
     def rows(self, batch: list[Document]) -> Iterator[tuple[list[int], int]]:

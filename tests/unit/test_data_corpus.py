@@ -265,6 +265,32 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
         Corpus(corpus.folder)
 
 
+def test_a_flipped_bit_is_found_at_the_next_start(tmp_path: Path) -> None:
+    planned = plan(txt(tmp_path / "a.txt", texts(100)), tmp_path)
+    shard = tokenization.shard_path(made(planned).folder, 1)
+    planned.make(1)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(
+        DataError, match=rf"{shard}: missing, or not the bytes that were published; delete {shard.parent}"
+    ):
+        planned.make(2)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"shards": [{"bytes": 3}]}'])
+@pytest.mark.parametrize("name", ["manifest.json", "shard_00001.json"])
+def test_what_a_crash_cut_off_is_made_again(tmp_path: Path, name: str, content: str) -> None:
+    planned = plan(txt(tmp_path / "a.txt", texts(100)), tmp_path)
+    planned.make(1)
+    before = files(planned.folder)
+    (planned.folder / name).write_text(content)
+    if name != "manifest.json":
+        (planned.folder / "manifest.json").unlink()
+    planned.make(1)
+    assert files(planned.folder) == before
+
+
 def test_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a.txt: no text for train; give a source that holds documents"):
         made(plan(txt(tmp_path / "a.txt", ["", " "]), tmp_path))
