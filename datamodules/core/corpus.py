@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from datamodules.core.errors import DataError
-from datamodules.core.lines import KEPT_MESSAGES
+from datamodules.core.lines import KEPT_MESSAGES, skipped
 from datamodules.core.processes import make_shards
 from datamodules.core.publishing import alone, sha256_of, sweep, write_atomically
 from datamodules.core.sources import Source, content_hash
@@ -120,7 +120,7 @@ class Plan:
         messages = [message for shard in shards for message in shard.pop("messages")][:KEPT_MESSAGES]
         totals = {name: sum(shard[name] for shard in shards) for name in ("rows", "tokens", "documents", "skipped")}
         if not totals["rows"]:
-            bad = f" ({totals['skipped']} bad records were skipped, the first: {messages[0]})" if messages else ""
+            bad = skipped(totals["skipped"], messages)
             fix = "give a source that holds documents"
             if self.source.share != (0.0, 1.0):
                 fix = "raise data.validation_fraction, set it to 0 for no validation, or name data.validation_source"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from datamodules.core.errors import DataError
-from datamodules.core.lines import MAX_DOCUMENT_BYTES, Records, text_lines
-from datamodules.core.tables import arrow_batches, open_parquet
+from datamodules.core.lines import MAX_DOCUMENT_BYTES, Records, half_pair, text_lines
+from datamodules.core.tables import rows_of
 
 Labels = Literal["classes", "numbers"]
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
@@ -77,6 +77,8 @@ def text_of(record: dict[str, Any], name: str, key: str, place: str) -> str:
     value = present(record, name, key, place)
     if not isinstance(value, str):
         raise DataError(f"{place}: {name!r} = {value!r:.60} is no text; write a string, or set data.{key}")
+    if problem := half_pair(value):
+        raise DataError(f"{place}: {problem}; write the text as UTF-8 without escapes")
     return value
 
 
@@ -115,11 +117,7 @@ def records_of(path: Path, fields: Fields) -> Iterator[tuple[str, Any]]:
     elif ".csv" in suffixes or ".tsv" in suffixes:
         yield from table_records(path, records)
     elif path.suffix in (".parquet", ".arrow"):
-        batches = (
-            open_parquet(path, records).iter_batches() if path.suffix == ".parquet" else arrow_batches(path, records)
-        )
-        rows = (row for batch in batches for row in batch.to_pylist())
-        yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows))
+        yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows_of(path, records)))
     else:
         raise DataError(f"{path}: has no fields for a label; give jsonl, csv, tsv, parquet or arrow")
 
@@ -131,7 +129,7 @@ def json_records(path: Path, records: Records) -> Iterator[tuple[str, Any]]:
             continue
         try:
             yield f"{path}:{number}", json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{path}:{number}: not JSON ({error}): {line[:60]!r}; write one JSON object a line"
             ) from None

@@ -7,6 +7,7 @@ once. A fault names the file, the line, the value and a fix.
 import gzip
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ BOM = b"\xef\xbb\xbf"
 KEPT_MESSAGES = 5
 MAX_DOCUMENT_BYTES = 256 << 20
 COMPRESSED = {".gz": gzip.open, ".xz": lzma.open}
+HALF_PAIR = re.compile(r"[\ud800-\udfff]")
 Bounds = Literal["blank_line", "line", "file"]
 
 
@@ -44,6 +46,17 @@ class Records:
         self.skipped += 1
         if len(self.messages) < KEPT_MESSAGES:
             self.messages.append(message)
+
+
+def skipped(count: int, messages: list[str]) -> str:
+    """Say in brackets how many bad records were skipped, nothing when there were none."""
+    return f" ({count} bad records were skipped, the first: {messages[0]})" if count else ""
+
+
+def half_pair(text: str) -> str:
+    """Say what is wrong with a text that UTF-8 cannot hold; JSON can write one by an escape. Empty when nothing is."""
+    found = HALF_PAIR.search(text)
+    return f"{found[0]!r} is half of a surrogate pair, not a character" if found else ""
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -156,7 +169,7 @@ def read_jsonl(path: Path, start: int, stop: int, records: Records) -> Iterator[
         problem, fix = "", f"give every line the string {records.text_field!r}, or name another data.text_field"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problem, fix = f"not JSON ({error}): {line[:60]!r}", "write one JSON object a line"
         else:
             if not isinstance(row, dict):
@@ -165,6 +178,8 @@ def read_jsonl(path: Path, start: int, stop: int, records: Records) -> Iterator[
                 problem = f"has no field {records.text_field!r}, only {', '.join(map(repr, row)) or 'nothing'}"
             elif not isinstance(row[records.text_field], str):
                 problem = f"field {records.text_field!r} = {row[records.text_field]!r:.60} is not a string"
+            elif "\\u" in line and (problem := half_pair(row[records.text_field])):
+                fix = "write the text as UTF-8 without escapes"
         if problem:
             records.bad(place(path, offset), problem, fix)
         else:

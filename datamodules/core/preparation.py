@@ -1,15 +1,17 @@
 """From options to a tokenizer and tokenised corpora in the cache folder: what happens before training."""
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from datamodules.core import wordpiece
 from datamodules.core.corpus import Plan, digest, text_description
 from datamodules.core.errors import DataError
 from datamodules.core.publishing import alone
-from datamodules.core.sources import EMBEDDED, Source, is_hub_name, locate
+from datamodules.core.sources import EMBEDDED, Source, is_hub_name, local, locate
 from datamodules.core.tokenization import Recipe
 from datamodules.core.wordpiece import TokenizerOptions
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SHORTEST_SEQUENCE = 8
+T = TypeVar("T")
 
 
 class Places(NamedTuple):
@@ -26,6 +29,22 @@ class Places(NamedTuple):
     tokenizer: str
     corpora: dict[str, str]
     fingerprint: str
+
+
+def told(work: Callable[..., T]) -> Callable[..., T]:
+    """Let a method of Preparation tell in one line what the system refuses, as a folder that cannot be written."""
+
+    @wraps(work)
+    def wrapped(self: "Preparation", *arguments: Any) -> T:
+        try:
+            return work(self, *arguments)
+        except OSError as error:
+            place = Path(error.filename or self.cache)
+            in_cache = place.is_relative_to(self.cache) or self.cache.is_relative_to(place)
+            fix = "set data.cache_dir to a folder with room that can be written" if in_cache else "let it be read"
+            raise DataError(f"{place}: {error.strerror or error}; {fix}") from error
+
+    return wrapped
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,7 @@ class Preparation:
         if self.streaming and self.recipe["examples"] != "packed":
             raise DataError(f"data.examples = {self.recipe['examples']!r}: data.streaming makes packed examples only")
 
+    @told
     def make(self, seed: int) -> Places:
         """Make what is not there yet: the tokenizer, and a corpus for every split that has text.
 
@@ -78,6 +98,7 @@ class Preparation:
             plans["train"].fingerprint if "train" in plans else digest([self.sources["train"], str(tokenizer)]),
         )
 
+    @told
     def make_part(self, seed: int, part: int, num_parts: int) -> dict[str, tuple[int, int]]:
         """Make every num_parts-th shard of each corpus, from the part-th; return how many of how many are there.
 
@@ -97,6 +118,7 @@ class Preparation:
         text = text_description(self.source("train"), self.cache)
         return self.cache / "tokenizers" / digest([text, asdict(self.tokenizer.train)])
 
+    @told
     def make_tokenizer(self) -> str | Path:
         """Return the name or folder of the tokenizer, which is trained unless it has been."""
         folder = self.trained_folder()
@@ -151,5 +173,5 @@ class Preparation:
 def cache_folder(given: str | None) -> Path:
     """Choose the cache folder: the given one, or tokamak under XDG_CACHE_HOME or ~/.cache."""
     if given is not None:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tokamak"
+        return local(given)
+    return local(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "tokamak"

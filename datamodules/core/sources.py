@@ -84,19 +84,13 @@ class Source:
         low, high = (int(bound * 2.0**64) for bound in self.share)
         for path, start, stop in piece:
             for text in format_of(Path(path)).read(Path(path), start, stop, records):
-                try:
-                    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-                except UnicodeEncodeError as error:
-                    problem = f"{text[error.start]!r} is half of a surrogate pair, not a character"
-                    records.bad(path, problem, "write the text as UTF-8 without escapes")
-                    continue
-                key = int.from_bytes(digest, "little")
+                key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
                 if low <= key < high and not text.isspace() and text:
                     yield Document(key, text)
 
-    def texts(self) -> Iterator[str]:
-        """Yield every text, for what needs one pass in this process."""
-        records = self.records()
+    def texts(self, records: Records | None = None) -> Iterator[str]:
+        """Yield every text, for what needs one pass in this process; bad records are counted in `records`."""
+        records = records or self.records()
         for piece in self.pieces():
             yield from (document.text for document in self.read(piece, records))
 
@@ -109,7 +103,7 @@ def locate(name: str, split: str) -> tuple[Path, ...]:
     """
     if name == EMBEDDED:
         return (SAMPLES / f"wiki_{split}.jsonl.xz",)
-    path = Path(name).expanduser()
+    path = local(name)
     if path.is_dir():
         return files_of_folder(path)
     if path.exists():
@@ -124,18 +118,33 @@ def locate(name: str, split: str) -> tuple[Path, ...]:
     return hub_files(name, **HUB_NAME.fullmatch(name).groupdict())
 
 
+def local(name: str) -> Path:
+    """Read a path that may begin with ~ or ~user.
+
+    Raises:
+        DataError: there is no such user.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise DataError(f"{name}: there is no such user; write the path in full") from None
+
+
 def is_hub_name(name: str) -> bool:
     """Say whether a source is neither embedded nor local, and is written like a dataset of the hub."""
-    path = Path(name).expanduser()
-    local = name == EMBEDDED or path.exists() or glob.has_magic(name) or format_of(path) is not None
-    return not local and HUB_NAME.fullmatch(name) is not None
+    path = local(name)
+    is_local = name == EMBEDDED or path.exists() or glob.has_magic(name) or format_of(path) is not None
+    return not is_local and HUB_NAME.fullmatch(name) is not None
 
 
 def files_of_folder(folder: Path) -> tuple[Path, ...]:
     """List the files with text in a folder and the folders below it."""
     splits = folder / "dataset_dict.json"
     if splits.exists():
-        names = ", ".join(str(folder / split) for split in json.loads(splits.read_text())["splits"])
+        try:
+            names = ", ".join(str(folder / split) for split in json.loads(splits.read_text())["splits"])
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{splits}: does not name the splits of a data set; save it again") from None
         raise DataError(f"{folder}: holds several splits; name one of {names}")
     found = sorted(path for path in folder.rglob("*") if path.is_file() and format_of(path))
     if not found:
@@ -144,7 +153,9 @@ def files_of_folder(folder: Path) -> tuple[Path, ...]:
 
 
 def readable(path: Path) -> Path:
-    """Refuse a file that no reader is for."""
+    """Refuse what is no regular file, as a pipe or a device, or of a kind that no reader is for."""
+    if not path.is_file():
+        raise DataError(f"{path}: is no regular file; copy the text into one")
     if format_of(path) is None:
         raise DataError(
             f"{path}: files ending in {path.suffix or 'nothing'!r} are not supported; convert to {endings()}"

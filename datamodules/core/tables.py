@@ -2,7 +2,9 @@
 
 import csv
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -11,6 +13,7 @@ from datamodules.core.errors import DataError
 from datamodules.core.lines import MAX_DOCUMENT_BYTES, Records, text_lines
 
 ROWS_AT_ONCE = 1024
+KINDS = {".parquet": "a Parquet", ".arrow": "an Arrow"}
 
 
 def read_table(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
@@ -54,19 +57,21 @@ def text_column(path: Path, schema: pa.Schema, records: Records) -> None:
 
 def values(path: Path, column: pa.Array, row: int, records: Records) -> Iterator[str]:
     """Yield the strings of a column whose first value stands in the given row."""
-    for number, value in enumerate(column.to_pylist(), row):
-        if value is None:
-            records.bad(f"{path}: row {number}", f"{records.text_field!r} is null", "leave the row out")
-        else:
-            yield value
+    for number, value in enumerate(column.cast(pa.large_binary()).to_pylist(), row):
+        problem = f"{records.text_field!r} is null"
+        try:
+            if value is not None:
+                yield value.decode()
+                continue
+        except UnicodeDecodeError as error:
+            problem = f"{records.text_field!r} is not UTF-8 (byte 0x{value[error.start]:02x} at {error.start})"
+        records.bad(f"{path}: row {number}", problem, "correct the row, or leave it out")
 
 
 def open_parquet(path: Path, records: Records) -> parquet.ParquetFile:
     """Open a Parquet file and check its text column."""
-    try:
+    with whole(path):
         file = parquet.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a Parquet file or damaged ({first_line(error)}); write it again") from None
     text_column(path, file.schema_arrow, records)
     return file
 
@@ -77,27 +82,25 @@ def read_parquet(path: Path, start: int, stop: int, records: Records) -> Iterato
     for group in range(stop):
         if group >= start:
             first = row
-            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[records.text_field]):
-                yield from values(path, batch.column(0), first, records)
-                first += batch.num_rows
+            with whole(path):
+                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[records.text_field]):
+                    yield from values(path, batch.column(0), first, records)
+                    first += batch.num_rows
         row += file.metadata.row_group(group).num_rows
 
 
 def arrow_batches(path: Path, records: Records) -> Iterator[pa.RecordBatch]:
     """Map an Arrow file or stream, as `datasets` writes it, and yield its record batches."""
-    try:
-        with pa.memory_map(str(path)) as source:
-            if source.read(6) == b"ARROW1":
-                reader = pa.ipc.open_file(source)
-                text_column(path, reader.schema, records)
-                yield from map(reader.get_batch, range(reader.num_record_batches))
-            else:
-                source.seek(0)
-                reader = pa.ipc.open_stream(source)
-                text_column(path, reader.schema, records)
-                yield from reader
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not an Arrow file or damaged ({first_line(error)}); write it again") from None
+    with whole(path), pa.memory_map(str(path)) as source:
+        if source.read(6) == b"ARROW1":
+            reader = pa.ipc.open_file(source)
+            text_column(path, reader.schema, records)
+            yield from map(reader.get_batch, range(reader.num_record_batches))
+        else:
+            source.seek(0)
+            reader = pa.ipc.open_stream(source)
+            text_column(path, reader.schema, records)
+            yield from reader
 
 
 def read_arrow(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
@@ -124,6 +127,25 @@ def count_rows(path: Path, records: Records) -> int:
     return sum(batch.num_rows for batch in arrow_batches(path, records))
 
 
-def first_line(error: Exception) -> str:
-    """Shorten the message of a library."""
-    return str(error).partition("\n")[0]
+def rows_of(path: Path, records: Records) -> Iterator[dict[str, Any]]:
+    """Yield the whole rows of a Parquet or Arrow file."""
+    with whole(path):
+        batches = (
+            open_parquet(path, records).iter_batches() if path.suffix == ".parquet" else arrow_batches(path, records)
+        )
+        for batch in batches:
+            yield from batch.to_pylist()
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Tell in one line that a file cannot be read.
+
+    Raises:
+        DataError: naming the file and the reason.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        kind, reason = KINDS[path.suffix], str(error).partition("\n")[0]
+        raise DataError(f"{path}: not {kind} file or damaged ({reason}); write it again") from None

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from datamodules.core.errors import DataError
-from datamodules.core.publishing import beside
+from datamodules.core.lines import skipped
+from datamodules.core.publishing import beside, sync
 from datamodules.core.sources import Source
 
 if TYPE_CHECKING:
@@ -94,10 +95,12 @@ def train(source: Source, options: WordPieceTraining, folder: Path) -> None:
     from transformers import BertTokenizer
 
     alphabet: Counter[str] = Counter()
-    for text in source.texts():
+    records = source.records()
+    for text in source.texts(records):
         alphabet.update(text)
     if not alphabet:
-        raise DataError(f"{source.files[0]}: no document to train a tokenizer on; give a source with text")
+        bad = skipped(records.skipped, records.messages)
+        raise DataError(f"{source.files[0]}: no document to train a tokenizer on{bad}; give a source with text")
     vocabulary = train_wordpiece(source.texts(), alphabet, options)
     tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=options.lowercase)
     publish(tokenizer, folder)
@@ -107,6 +110,8 @@ def publish(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
     """Save a tokenizer as a folder that appears at once; one that is there already stays."""
     half = beside(folder)
     tokenizer.save_pretrained(half)
+    for path in (*half.iterdir(), half):
+        sync(path)
     try:
         os.rename(half, folder)
     except OSError:

@@ -72,6 +72,17 @@ def test_a_fault_in_the_data_is_one_line(tmp_path: Path, words: list[str], capsy
     assert capsys.readouterr().err.startswith("error: gone.txt: no such file")
 
 
+@pytest.mark.parametrize("cache", ["/proc/none", "/proc/none/deep", "FILE", "FILE/deep"])
+def test_a_cache_that_cannot_be_written_is_one_line(
+    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture, cache: str
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert main([*words, cache.replace("FILE", str(tmp_path / "file"))]) == 1
+    message = capsys.readouterr().err
+    assert message.endswith("; set data.cache_dir to a folder with room that can be written\n")
+    assert message.startswith("error: /") and message.count("\n") == 1
+
+
 def test_rules_speak_before_anything_is_read(words: list[str]) -> None:
     flags = ["--data.sequence_length", "5", "--data.validation_fraction", "1", "--data.length_grouping_steps", "-1"]
     with pytest.raises(ConfigError) as caught:

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pyarrow import parquet
 from datamodules.core import sources
 from datamodules.core.errors import DataError
 from datamodules.core.formats import format_of
+from datamodules.core.labels import Fields, read_examples
 from datamodules.core.lines import Records
 from datamodules.core.sources import Source, content_hash, locate
 
@@ -163,7 +165,11 @@ BAD_RECORDS = {  # what is written, what the message says
     "no string": (raw("a.jsonl", b'{"text": "a"}\n{"text": 5}\n'), r"a.jsonl:2: field 'text' = 5 is not a string"),
     "surrogate": (
         raw("a.jsonl", b'{"text": "a"}\n{"text": "\\ud800"}\n'),
-        r"a.jsonl: '\\ud800' is half of a surrogate",
+        r"a.jsonl:2: '\\ud800' is half of a surrogate",
+    ),
+    "deep": (
+        raw("a.jsonl", b'{"text": "a"}\n' + b"[" * 200_000 + b"]" * 200_000),
+        r"a.jsonl:2: not JSON \(.*recursion",
     ),
     "columns": (raw("a.csv", b'text,n\na,1\n"two\nlines",2\nb\n'), r"a.csv:5: has 1 columns, the header has 2"),
 }
@@ -216,6 +222,52 @@ def test_a_column_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="column 'text' holds int64, not strings"):
         read(tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet", text_field="body") == ["a", "b"]
+
+
+def test_a_damaged_page_of_a_parquet_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": [f"text {n}" for n in range(9999)]}), path, use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[4:5000] = bytes(255 for _ in range(4996))
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a.parquet: not a Parquet file or damaged"):
+        read(path, skip_bad=True)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_a_value_of_a_table_that_is_not_utf_8_is_a_bad_record(tmp_path: Path, name: str, kind: pa.DataType) -> None:
+    raws = pa.array([b"good", b"b\xe9d", b"more"], pa.large_binary() if kind == pa.large_string() else pa.binary())
+    table, path = pa.table({"text": raws.view(kind), "label": ["a", "b", "c"]}), tmp_path / name
+    if name == "a.parquet":
+        parquet.write_table(table, path)
+    else:
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(DataError, match=rf"{name}: row 1: 'text' is not UTF-8 \(byte 0xe9 at 1\)"):
+        read(path)
+    assert read(path, skip_bad=True) == ["good", "more"]
+    with pytest.raises(DataError, match=rf"{name}: not an? .* file or damaged \('utf-8' codec"):
+        read_examples((path,), Fields("text", None, "label", "classes"))
+
+
+def test_labelled_lines_that_no_text_is_made_of(tmp_path: Path) -> None:
+    for line, message in (("[" * 200_000, "not JSON"), ('{"text": "\\udfff", "label": 1}', "half of a surrogate")):
+        (tmp_path / "a.jsonl").write_text(line + "\n")
+        with pytest.raises(DataError, match=rf"a.jsonl:1: .*{message}"):
+            read_examples((tmp_path / "a.jsonl",), Fields("text", None, "label", "classes"))
+
+
+def test_pipes_devices_and_broken_folders_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    for name in ("pipe.txt", "zero.txt"):
+        with pytest.raises(DataError, match=rf"{name}: is no regular file"):
+            locate(str(tmp_path / name), "train")
+    for content in ("", "[]", "{}", '{"splits": 3}'):
+        (tmp_path / "dataset_dict.json").write_text(content)
+        with pytest.raises(DataError, match=r"dataset_dict.json: does not name the splits"):
+            locate(str(tmp_path), "train")
 
 
 def test_a_document_that_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,6 +230,19 @@ def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert TextCorpus(TRAINED, 8, 4).preparation.cache == tmp_path / ".cache/tokamak"
 
 
+def test_a_user_who_is_not_there_is_told(tmp_path: Path) -> None:
+    for options in ({"cache": "~nosuchuser/cache"}, {"source": "~nosuchuser/text.txt"}):
+        with pytest.raises(DataError, match=r"~nosuchuser/.*: there is no such user"):
+            corpus(TRAINED, **{"cache": tmp_path, **options}).prepare_data()
+
+
+def test_a_source_of_bad_records_alone_says_why(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"tex": 1}\n' * 7)
+    data = corpus(TRAINED, tmp_path, tmp_path / "a.jsonl", on_bad_record="skip")
+    with pytest.raises(DataError, match=r"no document .*\(7 bad records were skipped, the first: .*:1: has no field"):
+        data.prepare_data()
+
+
 def test_few_examples_warn_and_repeat(tmp_path: Path, named: TokenizerOptions) -> None:
     data = corpus(named, tmp_path, txt(tmp_path / "a.txt", ["w7 w8 w9."]), validation_fraction=0.0)
     with pytest.warns(UserWarning, match="1 examples are fewer than one global batch of 8, so examples repeat"):
