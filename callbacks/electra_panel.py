@@ -6,6 +6,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from datamodules.core.batches import TextBatch
+from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.keyed import mix
 
 CAUGHT, MISSED, ALARM = (
@@ -25,9 +26,15 @@ class ElectraPanel(Callback):
     Args:
         every_n_steps: Optimizer steps between two panels.
         num_sentences: Sentences shown, the first of the validation data.
+
+    Raises:
+        CheckpointError: a number is below one.
     """
 
     def __init__(self, every_n_steps: int = 1000, num_sentences: int = 3) -> None:
+        for key, value in {"every_n_steps": every_n_steps, "num_sentences": num_sentences}.items():
+            if value < 1:
+                raise CheckpointError(f"callbacks.electra_panel.{key}: {value} is below 1")
         self.every_n_steps, self.num_sentences = every_n_steps, num_sentences
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:

@@ -5,6 +5,7 @@ from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 from lightning_modules.core.base import Method
+from lightning_modules.core.checkpoint.errors import CheckpointError
 
 
 class Validation(Callback):
@@ -17,12 +18,26 @@ class Validation(Callback):
     Args:
         every_n_steps: Optimizer steps between two evaluations.
         max_batches: Batches of one evaluation, each of the global batch size; null for all.
+
+    Raises:
+        CheckpointError: a number is below one, or the model is no Method.
     """
 
     def __init__(self, every_n_steps: int = 1000, max_batches: int | None = None) -> None:
+        for key, value in {"every_n_steps": every_n_steps, "max_batches": max_batches}.items():
+            if value is not None and value < 1:
+                raise CheckpointError(f"callbacks.validation.{key}: {value} is below 1")
         self.every_n_steps, self.max_batches = every_n_steps, max_batches
         self.last: dict[str, float] = {}
         self.last_step = -1
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Refuse a model that has no evaluation of ours."""
+        if not isinstance(module, Method):
+            raise CheckpointError(
+                f"callbacks.validation: {type(module).__name__} is no lightning_modules.core.base.Method; derive "
+                "it from that, or take the callback out with --callbacks.validation null"
+            )
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
         """Evaluate where the step says so."""

@@ -1,5 +1,7 @@
 """Rules between the options of data, checked before anything is built: (keys, complaint about their values or None)."""
 
+MOST_GROUPED = 1 << 24
+
 
 def long_enough(length: int) -> str | None:
     """Two segments and their special tokens need some room."""
@@ -16,9 +18,16 @@ def not_negative(number: int) -> str | None:
     return "must be 0 or more" if number < 0 else None
 
 
+def window_fits(steps: int, batch_size: int) -> str | None:
+    """The lengths of a whole window are sorted at once, in memory."""
+    most = MOST_GROUPED // max(1, batch_size)
+    return f"sorts more than {MOST_GROUPED:,} sequences at once; at most {most:,} here" if steps > most else None
+
+
 def one_tokenizer(name: str | None, vocab_size: int | None) -> str | None:
     """A tokenizer is named or trained."""
-    return "is given beside data.tokenizer.train; leave one of them out" if name and vocab_size else None
+    fix = "is given beside data.tokenizer.train; take the training out with --data.tokenizer.train null"
+    return fix if name and vocab_size else None
 
 
 def room_for_letters(vocab_size: int | None) -> str | None:
@@ -41,6 +50,7 @@ RULES = [
     (("data.sequence_length",), long_enough),
     (("data.validation_fraction",), share),
     (("data.length_grouping_steps",), not_negative),
+    (("data.length_grouping_steps", "data.global_batch_size"), window_fits),
     (("data.num_workers",), not_negative),
     (("data.num_prepare_processes",), not_negative),
     (("data.tokenizer.name", "data.tokenizer.train.vocab_size"), one_tokenizer),

@@ -1,5 +1,6 @@
 """What the options of ELECTRA must agree on; checked before anything is built."""
 
+import math
 from collections.abc import Callable
 
 
@@ -13,7 +14,7 @@ def heads_divide(hidden_size: int, num_heads: int | None) -> str | None:
 
 def generator_fits(width: float, hidden_size: int, num_heads: int | None, generator: str, task: str) -> str | None:
     """The scaled generator has a whole width that its heads share."""
-    if generator != "trained" or task == "mlm":
+    if generator != "trained" or task == "mlm" or one_share(width):
         return None
     hidden = round(hidden_size * width)
     heads = max(1, hidden // (hidden_size // (num_heads or max(1, hidden_size // 64))))
@@ -42,12 +43,12 @@ def dropout_share(share: float) -> str | None:
 
 def above_zero(number: float) -> str | None:
     """A size, a rate or a temperature is positive."""
-    return None if number > 0 else "must be above 0"
+    return None if 0 < number < math.inf else "must be above 0 and finite"
 
 
 def not_negative(number: float) -> str | None:
     """A weight, a decay or a number of steps is not negative."""
-    return None if number >= 0 else "must not be negative"
+    return None if 0 <= number < math.inf else "must be finite and not negative"
 
 
 RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [

@@ -1,5 +1,6 @@
 """What the options of fine-tuning must agree on; checked before anything is built."""
 
+import math
 from collections.abc import Callable
 
 
@@ -32,8 +33,8 @@ def dropout_share(share: float) -> str | None:
 
 
 def not_negative(number: float) -> str | None:
-    """A decay or a norm is not negative."""
-    return None if number >= 0 else "must not be negative"
+    """A rate, a decay or a norm is finite and not negative."""
+    return None if 0 <= number < math.inf else "must be finite and not negative"
 
 
 RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [
@@ -42,5 +43,5 @@ RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [
     (("model.task", "data.labels"), labels_fit),
     (("model.layer_decay",), one_factor),
     (("model.dropout",), dropout_share),
-    *(((f"model.{name}",), not_negative) for name in ("weight_decay", "adam_epsilon", "clip_norm")),
+    *(((f"model.{name}",), not_negative) for name in ("learning_rate", "weight_decay", "adam_epsilon", "clip_norm")),
 ]

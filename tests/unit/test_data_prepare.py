@@ -90,3 +90,13 @@ def test_rules_speak_before_anything_is_read(words: list[str]) -> None:
     text = str(caught.value)
     for complaint in ("at least 8", "from 0 to below 1", "must be 0 or more", "packed examples only", "at least 100"):
         assert complaint in text
+
+
+def test_a_window_that_does_not_fit_and_two_tokenizers_are_refused_with_a_fix(words: list[str]) -> None:
+    flags = ["--data.length_grouping_steps", "99999999999999", "--data.tokenizer", "folder"]
+    with pytest.raises(ConfigError) as caught:
+        main([*words, "unused", *flags])
+    assert "sorts more than 16,777,216 sequences at once; at most 2,097,152 here" in str(caught.value)
+    assert "is given beside data.tokenizer.train; take the training out with --data.tokenizer.train null" in str(
+        caught.value
+    )

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from lightning import LightningModule
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import (
@@ -16,6 +17,10 @@ from transformers import (
     ElectraModel,
 )
 
+from callbacks.electra_panel import ElectraPanel
+from callbacks.validation import Validation
+from launch.config import resolve
+from launch.config.errors import ConfigError
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.export import save_network
 from lightning_modules.electra.module import Electra
@@ -231,6 +236,39 @@ def test_a_source_that_is_nothing_and_sequences_that_are_too_long_are_refused(tm
     method.label_names = ["a", "b"]
     with pytest.raises(CheckpointError, match=r"data.sequence_length = 65: the encoder has 64 positions"):
         method.build(word_tokenizer(), 65)
+
+
+NOT_FINITE = {
+    "electra": "learning_rate weight_decay adam_epsilon temperature initializer_range generator_weight generator_width",
+    "finetune": "learning_rate weight_decay adam_epsilon dropout layer_decay",
+}
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "-.inf"])
+@pytest.mark.parametrize("method", NOT_FINITE)
+def test_numbers_that_are_not_finite_are_refused(method, value):
+    names = NOT_FINITE[method].split()
+    flags = [word for name in names for word in (f"--model.{name}", value)]
+    with pytest.raises(ConfigError) as error:
+        resolve(["--config", f"configs/{method}/debug.yaml", *flags], "fit")
+    assert all(f"model.{name} = {value} (--model.{name}): must be" in str(error.value) for name in names)
+
+
+@pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"every_n_steps": -1}, {"max_batches": 0}])
+def test_a_validation_of_nothing_is_refused(options):
+    with pytest.raises(CheckpointError, match=r"callbacks.validation.\w+: (0|-1) is below 1"):
+        Validation(**options)
+
+
+@pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"num_sentences": 0}])
+def test_a_panel_of_nothing_is_refused(options):
+    with pytest.raises(CheckpointError, match=r"callbacks.electra_panel.\w+: 0 is below 1"):
+        ElectraPanel(**options)
+
+
+def test_validation_wants_a_method():
+    with pytest.raises(CheckpointError, match=r"callbacks.validation: LightningModule is no .*Method; derive"):
+        Validation().setup(None, LightningModule(), "fit")
 
 
 def test_the_names_of_the_classes_are_read_back_from_the_run(tmp_path):
