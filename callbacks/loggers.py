@@ -1,12 +1,17 @@
 """Where logged values go: TensorBoard and one flat JSON object a line."""
 
 import json
+import logging
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from datamodules.core.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 
 class TensorBoard(TensorBoardLogger):
@@ -75,8 +80,15 @@ class JsonLines(Logger):
         if not self._values:
             return
         finite = {name: value if abs(value) < float("inf") else None for name, value in self._values.items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self._step, **finite}) + "\n")
+        line = json.dumps({"step": self._step, **finite}).encode() + b"\n"
+        with self.path.open("ab", buffering=0) as file:
+            start = file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+            except OSError:
+                file.truncate(start)  # half a line would spoil the next one
+                raise
         self._values = {}
 
     @rank_zero_only
@@ -86,13 +98,31 @@ class JsonLines(Logger):
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Drop the lines after `step`, and a last line that was cut off, when a run goes on from a checkpoint."""
+        """Drop the lines after `step`, and those that are damaged, when a run goes on from a checkpoint.
+
+        Raises:
+            DataError: there is something of that name which is no file.
+        """
         self._values = {}
         if not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: is not a file; move it away")
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        steps = [_step(line) for line in lines]
+        if damaged := sum(found is None for found in steps[:-1]):  # the last one may have been cut off
+            _log.warning("%s: %d damaged lines are dropped", self.path, damaged)
+        kept = [line for line, found in zip(lines, steps, strict=True) if found is not None and found <= step]
         if len(kept) < len(lines):
             fresh = self.path.with_suffix(".part")
-            fresh.write_text("".join(kept), encoding="utf-8")
+            fresh.write_bytes(b"".join(kept))
             fresh.replace(self.path)
+
+
+def _step(line: bytes) -> int | None:
+    """Return the step of a whole line, None for a damaged one."""
+    try:
+        step = json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return step if isinstance(step, int) else None

@@ -1,6 +1,7 @@
 """What a person reads at the start and at the end of a run."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.fsdp import FSDPModule
 
 from lightning_modules.core import stop
@@ -47,14 +48,14 @@ class RunRecord(Callback):
     def end_block(self, trainer: Trainer) -> list[str]:
         """Return the last lines."""
         run, step, steps = trainer.default_root_dir, trainer.global_step, trainer.max_steps
+        saved = any(isinstance(callback, Checkpoint) for callback in trainer.callbacks)
         if self.stopped:
-            return [
-                f"stopped at step {step} of {steps}; everything is in {run}, and the same command goes on from there"
-            ]
+            then = ", and the same command goes on from there" if saved else "; no callback saves checkpoints"
+            return [f"stopped at step {step} of {steps}; everything is in {run}{then}"]
         lines = [f"step {step} of {steps}; everything is in {run}"]
         if any("TensorBoard" in type(logger).__name__ for logger in trainer.loggers):
             lines.append(f"curves: tensorboard --logdir {run}")
-        return [*lines, f"next: python -m launch export {run} --out FOLDER"]
+        return [*lines, *([f"next: python -m launch export {run} --out FOLDER"] if saved else [])]
 
 
 def start_block(trainer: Trainer, module: LightningModule) -> list[str]:

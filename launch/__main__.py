@@ -1,8 +1,9 @@
 """`python -m launch <command>`: every command imports its own module, so that the light ones answer at once."""
 
 import importlib
-import os
 import sys
+
+from launch import output
 
 RUNS = ("fit", "validate", "test", "predict")
 COMMANDS = {
@@ -21,6 +22,7 @@ COMMANDS = {
 
 def main(words: list[str]) -> int:
     """Run one command line and return the exit code: 0 done, 75 stopped and resumable, 3 diverged, 1 error."""
+    output.install()
     command, rest = (words[0], words[1:]) if words else ("--help", [])
     if command in ("-h", "--help", "help"):
         print(usage())
@@ -36,9 +38,6 @@ def main(words: list[str]) -> int:
         stop.install()
     try:
         return dispatch(command, rest)
-    except BrokenPipeError:  # `launch config | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
         return 130
 
@@ -72,7 +71,7 @@ def usage() -> str:
     lines = [f"  {name:<{width}}{text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: python -m launch <command> --config FILE [--config FILE …] [--key value …]",
+            "usage: python -m launch <command> --config FILE [--config FILE ...] [--key value ...]",
             "",
             *lines,
             "",

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.config.errors import ConfigError, meant
+from launch.config.overlay import expanded
 from launch.config.resolved import flags
 
 BENCHES = {"electra": "launch.benches.electra", "data": "launch.benches.data"}
-USAGE = """usage: python -m launch bench {electra,data} [--key value …]
+USAGE = """usage: python -m launch bench {electra,data} [--key value ...]
 
 electra: tokens a second of `fit` against a bare PyTorch loop and the Hugging Face Trainer, in the same process tree
 data: tokens a second of `prepare` against the bare tokenizer
@@ -25,7 +26,7 @@ data: tokens a second of `prepare` against the bare tokenizer
   --precision NAMES   fp32, bf16; by default both on the CPU
   --rounds N          turns of each system, by default 20
   --steps N           training steps of a turn, by default 2 (20 on a GPU)
-  --quick             two rounds of a tiny model: shows that it works and measures nothing
+  --quick             two rounds of a tiny model: shows that it works and measures nothing; into runs/bench
 """
 
 
@@ -60,7 +61,9 @@ def main(words: list[str]) -> int:
     if name not in BENCHES:
         raise ConfigError(f"bench {name}: no such bench{meant(name, [*BENCHES])}")
     given = dict(flags(rest))
-    out = Path(given.pop("out", "benchmarks/data" if name == "data" else f"benchmarks/{name}/bench"))
+    quick = given.get("quick") == "true"
+    usual = f"runs/bench/{name}" if quick else "benchmarks/data" if name == "data" else f"benchmarks/{name}/bench"
+    out = expanded(given.pop("out", usual), "--out")
     from launch.benches import report
     from launch.benches.rounds import SystemFailed
 
@@ -76,7 +79,8 @@ def main(words: list[str]) -> int:
             return 1
     minutes = (time.perf_counter() - began) / 60
     command = shlex.join(["python", "-m", "launch", "bench", *words])
-    report.write(out, {"bench": name, "command": command, "minutes": minutes, "machine": machine, **found})
+    title = f"{name}, a quick run that measures nothing" if quick else name
+    report.write(out, {"bench": title, "command": command, "minutes": minutes, "machine": machine, **found})
     options.tell(f"{out / 'report.md'}, results.json, ratios.png")
     return 0
 

@@ -1,9 +1,13 @@
 """Which checkpoint of a run's folder is meant."""
 
+import os
 from pathlib import Path
 
+from launch.config.errors import short
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.verify import complete_steps, newest_complete, step_folder, verify
+
+MAX_DIGITS = 20
 
 
 def choose(checkpoints: Path, wanted: str | int | None) -> Path | None:
@@ -17,13 +21,15 @@ def choose(checkpoints: Path, wanted: str | int | None) -> Path | None:
         if newest is None and any(checkpoints.glob("step_*")):
             raise CheckpointError(f"{checkpoints}: every checkpoint is damaged; delete the folder to start at step 0")
         return newest
-    if isinstance(wanted, int) or wanted.isdigit():
+    if isinstance(wanted, int) or (wanted.isdecimal() and len(wanted) < MAX_DIGITS):
         folder = step_folder(checkpoints, int(wanted))
     else:
         folder = checkpoints / "best" if wanted == "best" else Path(wanted)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
         steps = ", ".join(map(str, complete_steps(checkpoints))) or "none"
-        raise CheckpointError(f"run.checkpoint = {wanted}: there is no {folder}; steps of this run: {steps}")
+        raise CheckpointError(
+            f"run.checkpoint = {short(wanted)}: there is no {short(folder)}; steps of this run: {steps}"
+        )
     folder = folder.resolve() if folder.is_symlink() else folder
     verify(folder)
     return folder
@@ -32,4 +38,4 @@ def choose(checkpoints: Path, wanted: str | int | None) -> Path | None:
 def step_of(checkpoint: Path | None) -> int:
     """Return the step of a checkpoint by its folder's name."""
     words = checkpoint.name.rpartition("_")[2] if checkpoint else ""
-    return int(words) if words.isdigit() else 0
+    return int(words) if words.isdecimal() else 0

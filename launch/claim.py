@@ -15,7 +15,7 @@ from launch.config.resolved import flags
 from launch.run import DONE, STOPPED
 from launch.run_folder import read_json, write_json, write_whole
 
-USAGE = """usage: python -m launch claim METHOD [--size quick|cpu|gpu] [--key value …]
+USAGE = """usage: python -m launch claim METHOD [--size quick|cpu|gpu] [--key value ...]
 
 Runs the arms of configs/claims/METHOD.yaml (or of another claim's FILE.yaml) at equal compute over seeds, judges them
 by frozen probes and fine-tuning, and writes results.json, report.md and plots. A run that is finished is not run again,

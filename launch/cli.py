@@ -65,9 +65,7 @@ class Cli(LightningCLI):
 
     def __init__(self, command: str, resolved: Resolved, checkpoint: str | None = None) -> None:
         self.command, self.resolved, self.checkpoint = command, resolved, checkpoint
-        self.parts = {
-            ".".join(part): _imported(path) for part, path in resolved.parts.paths.items() if part != ("run",)
-        }
+        self.parts = {".".join(part): imported(path) for part, path in resolved.parts.paths.items() if part != ("run",)}
         self._check_sorts()
         self.record = RunRecord()
         super().__init__(
@@ -106,7 +104,8 @@ class Cli(LightningCLI):
             key: _without_class(value) for key, value in self.resolved.values.items() if key not in ("seed", "run")
         }
         for name, options in values.get("loggers", {}).items():
-            if "folder" in self.resolved.parts.signatures[("loggers", name)].fields:
+            signature = self.resolved.parts.signatures.get(("loggers", name))  # none if null took it out
+            if signature and "folder" in signature.fields:
                 options["folder"] = options.get("folder") or str(self.resolved.run_dir)
         self.config = parser.parse_object({"subcommand": self.command, self.command: _without_empty(values)})
 
@@ -155,7 +154,8 @@ class Cli(LightningCLI):
                 )
 
 
-def _imported(path: str) -> Any:
+def imported(path: str) -> Any:
+    """Return the class or function of a dotted path."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 

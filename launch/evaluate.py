@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningModule
+
 from datamodules.core.errors import DataError
 from launch.checkpoints import choose, step_of
-from launch.cli import Cli
+from launch.cli import Cli, imported
 from launch.config.errors import ConfigError
 from launch.config.resolved import Resolved
 from launch.ranks import adopt_children, process_rank
@@ -20,8 +22,10 @@ def evaluate(command: str, resolved: Resolved, folder: RunFolder) -> int:
     """Evaluate the chosen checkpoint, and write RUN/validate.json, RUN/test.json or RUN/predictions.jsonl.
 
     Raises:
-        ConfigError: found with the real classes.
+        ConfigError: found with the real classes, or there is nothing to predict.
     """
+    if command == "predict":
+        check_prediction(resolved)
     try:
         checkpoint = choose(folder.checkpoints, resolved.get("run.checkpoint"))
         if checkpoint is None:
@@ -36,8 +40,26 @@ def evaluate(command: str, resolved: Resolved, folder: RunFolder) -> int:
         return ERROR
     if process_rank() == 0:
         report = _predicted if command == "predict" else _measured
-        report(command, found, cli, folder.path, checkpoint)
+        try:
+            report(command, found, cli, folder.path, checkpoint)
+        except OSError as error:
+            raise ConfigError(f"{error.filename or folder.path}: cannot be written: {error.strerror}") from None
     return DONE
+
+
+def check_prediction(resolved: Resolved) -> None:
+    """Refuse to predict, before a checkpoint is read, where nothing can come of it.
+
+    Raises:
+        ConfigError: the method gives no predictions, or no key of the data names what to predict.
+    """
+    model = imported(resolved.parts.paths[("model",)])
+    if getattr(model, "predict_step", None) is LightningModule.predict_step:
+        raise ConfigError(f"model.class = {resolved.get('model.class')}: gives no predictions; it has no predict_step")
+    named = [resolved.get(f"data.{key}") for key in ("predict_source", "test_source")]
+    made = str(resolved.get("data.source")).startswith("embedded:")  # brings its test along
+    if ("data", "predict_source") in resolved.table and not any(named) and not made:
+        raise ConfigError("data.predict_source = null: there is nothing to predict; give --data.predict_source FILE")
 
 
 def _measured(command: str, found: Any, cli: Cli, run: Path, checkpoint: Path) -> None:

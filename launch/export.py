@@ -6,31 +6,57 @@ import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
-from launch.config.errors import ConfigError
+from launch.config.errors import ConfigError, short
+from launch.config.overlay import expanded
+from launch.config.resolved import CONFIG, resolve
 
 
 def main(words: list[str]) -> int:
     """Export one checkpoint of a run; the exit code is 0 when the folder was written and read back."""
     given = parse(words)
-    run, out = Path(given.run), Path(given.out)
-    if not (run / "config.yaml").is_file():
-        raise ConfigError(f"{run}: is not the folder of a run (it holds no config.yaml)")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out}: exists; give another folder")
+    run, out = expanded(given.run, "export"), expanded(given.out, "--out")
+    if not os.path.isfile(run / CONFIG):
+        raise ConfigError(f"{short(run)}: is not the folder of a run that has trained (it holds no {CONFIG})")
+    check_out(out)
+    from datamodules.core.errors import DataError
     from lightning_modules.core.checkpoint.errors import CheckpointError
 
     try:
         print(*export(run, out, given.step), sep="\n")
-    except CheckpointError as error:
+    except (CheckpointError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are ConfigErrors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what the parser would print with its usage and exit code 2."""
+        raise ConfigError(f"export: {message}; see python -m launch export --help")
+
+
+def check_out(out: Path) -> None:
+    """Refuse a place where no folder can be made.
+
+    Raises:
+        ConfigError: it is a file or a folder that holds something or is in use, or it is below a file.
+    """
+    try:
+        if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir()) or out.samefile(Path.cwd())):
+            raise ConfigError(f"--out {short(out)}: exists; give another folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--out {short(out)}: cannot be written: {reason}; give another folder") from None
+
+
 def parse(words: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m launch export", description=__doc__)
+    parser = Parser(prog="python -m launch export", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to write; must not exist, or be empty")
     parser.add_argument("--step", metavar="N", help="step of the checkpoint, or best; by default the newest")
@@ -66,6 +92,8 @@ def export(run: Path, out: Path, step: str | None) -> list[str]:
         if out.exists():
             out.rmdir()
         part.rename(out)
+    except OSError as error:
+        raise ConfigError(f"--out {short(out)}: cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     folders = sorted(path.parent for path in out.rglob("config.json"))
@@ -74,13 +102,20 @@ def export(run: Path, out: Path, step: str | None) -> list[str]:
 
 
 def build(run: Path, tokenizer: object) -> object:
-    """Build the method of a run, untrained, from the run's own configuration."""
-    from launch.config import resolve
+    """Build the method of a run, untrained, from the run's own configuration.
 
-    resolved = resolve(["--config", str(run / "config.yaml")])
+    Raises:
+        ConfigError: the method cannot be exported.
+    """
+    from lightning_modules.core.base import Method
+
+    resolved = resolve(["--config", str(run / CONFIG)])
     module_name, _, class_name = resolved.parts.paths[("model",)].rpartition(".")
     options = {name: value for name, value in resolved.values["model"].items() if name != "class"}
-    method = getattr(import_module(module_name), class_name)(**options)
+    kind = getattr(import_module(module_name), class_name)
+    if getattr(kind, "export", Method.export) is Method.export:
+        raise ConfigError(f"model.class = {resolved.get('model.class')}: cannot be exported, it gives no export()")
+    method = kind(**options)
     method.recall(run)
     method.build(tokenizer, resolved.get("data.sequence_length"))
     return method

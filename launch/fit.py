@@ -9,7 +9,7 @@ from datamodules.core.errors import DataError
 from launch.checkpoints import choose, step_of
 from launch.cli import Cli
 from launch.config.errors import ConfigError
-from launch.config.resolved import Resolved
+from launch.config.resolved import NEXT_CONFIG, Resolved
 from launch.ranks import adopt_children, is_child, process_rank
 from launch.run import DIVERGED, DONE, ERROR, STOPPED, finished
 from launch.run_folder import RunFolder
@@ -47,12 +47,15 @@ def fit(resolved: Resolved, folder: RunFolder) -> int:
     if is_first:
         folder.start(resolved, f"resumed after step {step}" if checkpoint else "new")
         # Lightning starts the other processes with these words, so that files edited meanwhile cannot split the ranks.
-        stored = ["--config", str(folder.path / "config.yaml")]
+        stored = ["--config", str(folder.path / NEXT_CONFIG)]
         sys.argv[1:] = ["fit", *stored, *(["--run.checkpoint", str(checkpoint)] if checkpoint else [])]
-    outcome = _run(cli)
-    if is_first:
-        folder.end(outcome.code, max(step, cli.trainer.global_step), outcome.reason)
-        _end_children(cli, GRACE_SECONDS if outcome.code in (DONE, STOPPED) else 1.0)
+    outcome = Outcome(ERROR, "it was ended from within")
+    try:
+        outcome = _run(cli)
+    finally:
+        if is_first:
+            folder.end(outcome.code, max(step, cli.trainer.global_step), outcome.reason)
+            _end_children(cli, GRACE_SECONDS if outcome.code in (DONE, STOPPED) else 1.0)
     return DONE if is_child() and outcome.code != ERROR else outcome.code
 
 

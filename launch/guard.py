@@ -4,7 +4,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from launch.config.errors import ConfigError
 from launch.config.resolved import RUN_FILE, Resolved
-from launch.run_folder import RunFolder, read_json, write_json
+from launch.run_folder import RunFolder, read_json
 
 
 class Guard(Callback):
@@ -15,7 +15,7 @@ class Guard(Callback):
     """
 
     def __init__(self, resolved: Resolved, resumes: bool) -> None:
-        self.resolved, self.resumes = resolved, resumes
+        self.resolved, self.resumes, self.folder = resolved, resumes, RunFolder(resolved.run_dir)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look once, when the data is set up and the ranks can talk."""
@@ -24,7 +24,7 @@ class Guard(Callback):
         if not trainer.strategy.reduce_boolean_decision(same, all=True):
             raise ConfigError("the ranks were started with different configurations; give all of them the same files")
         found = getattr(trainer.datamodule, "fingerprint", None)
-        file = RunFolder(self.resolved.run_dir).path / RUN_FILE
+        file = self.folder.path / RUN_FILE
         stored = (read_json(file) or {}).get("data_fingerprint") if trainer.is_global_zero else None
         stored = trainer.strategy.broadcast(stored)
         if self.resumes and stored and found and stored != found:
@@ -32,5 +32,8 @@ class Guard(Callback):
                 f"data: its fingerprint is {found}, the run in {file.parent} began with {stored}; "
                 "give the same files and tokenizer, or another --run.dir"
             )
-        if trainer.is_global_zero and found and stored != found:
-            write_json(file, {**(read_json(file) or {}), "data_fingerprint": found})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write down what the run trains with from here on: nothing can refuse it any more."""
+        if trainer.is_global_zero:
+            self.folder.accept(self.resolved, getattr(trainer.datamodule, "fingerprint", None))

@@ -11,7 +11,7 @@ from launch.config.shadow import COMPUTED, REQUIRED, Field
 from launch.config.show import scalar
 from launch.registry import GROUPS
 
-GENERAL = """usage: python -m launch {command} --config FILE [--config FILE …] [--key value …]
+GENERAL = """usage: python -m launch {command} --config FILE [--config FILE ...] [--key value ...]
 
 Files and flags are merged from left to right. A file may begin with `extends: [other.yaml]`, relative to itself.
 A flag is --key value or --key=value; a key is written as in `--model.learning_rate 1e-3`; null takes a callback out.
@@ -30,7 +30,7 @@ def main(command: str, words: list[str]) -> int:
         return 0
     table, _, _ = merge(words)
     parts = Parts(table)
-    print(f"usage: python -m launch {command} --config FILE [--config FILE …] [--key value …]\n")
+    print(f"usage: python -m launch {command} --config FILE [--config FILE ...] [--key value ...]\n")
     print("seed: int  # all randomness is keyed by it")
     for part in sorted(parts.signatures, key=lambda key: TOP.index(key[0])):
         signature = parts.signatures[part]

@@ -44,7 +44,7 @@ def claim(name: str) -> str:
     file = Path(PROJECT, "benchmarks", name, "claim", "results.json")
     if not file.exists():
         has_plan = (PROJECT / "configs" / "claims" / f"{name}.yaml").exists()
-        return f"not run yet; python -m launch claim --config configs/claims/{name}.yaml" if has_plan else "none"
+        return f"not run yet; python -m launch claim {name} --size quick" if has_plan else "none"
     try:
         return str(json.loads(file.read_text(encoding="utf-8")).get("verdict", "no verdict"))
     except ValueError:

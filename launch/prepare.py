@@ -11,7 +11,7 @@ from launch.config.errors import ConfigError
 if TYPE_CHECKING:
     from lightning import LightningDataModule
 
-USAGE = """usage: python -m launch prepare --config FILE [--key value …] [--part I/N | --tokenizer_only]
+USAGE = """usage: python -m launch prepare --config FILE [--key value ...] [--part I/N | --tokenizer_only]
 
 Makes what `fit` would make before its first step: the trained tokenizer, if there is one, and the tokenised corpora,
 in data.cache_dir. What is there already is not made again; after an interruption the same command goes on.

@@ -1,10 +1,11 @@
 """`fit`, `validate`, `test` and `predict`: what happens before and after torch is imported."""
 
+import os
 from pathlib import Path
 
-from launch.config.errors import ConfigError
+from launch.config.errors import ConfigError, short
 from launch.config.resolved import Resolved, resolve
-from launch.ranks import process_rank
+from launch.ranks import check_environment, process_rank
 from launch.run_folder import RunFolder, described, unsettled
 from lightning_modules.core import stop
 
@@ -18,8 +19,11 @@ def main(command: str, words: list[str]) -> int:
         ConfigError: the words, the files or the run's folder do not allow it.
     """
     resolved = resolve(words, command)
+    check_environment(resolved.get("strategy.class"))
     folder = RunFolder(resolved.run_dir)
     if command != "fit":
+        if not os.path.isdir(folder.path):
+            raise ConfigError(f"run.dir = {short(folder.path)}: no such folder; run `fit` first, or give --run.dir")
         from launch.evaluate import evaluate
 
         return evaluate(command, resolved, folder)
@@ -41,9 +45,12 @@ def _fit_in_folder(resolved: Resolved, folder: RunFolder) -> int:
         if differences:
             print(f"{folder.path} was started with other values:", *described(differences), sep="\n", flush=True)
         steps = resolved.get("trainer.max_steps")
-        if folder.finished_at() >= steps and resolved.get("run.checkpoint") is None:
-            print(finished(folder.path, folder.finished_at(), steps))
-            return DONE
+        done = folder.finished_at()
+        if done >= steps and resolved.get("run.checkpoint") is None:
+            if folder.holds(done) or not resolved.get("callbacks.checkpoint.save_last"):
+                print(finished(folder.path, done, steps))
+                return DONE
+            print(f"{folder.checkpoints}: step {done}, at which the run ended, is gone; going on from what there is")
         from launch.fit import fit  # torch, after everything that can be known without it
 
         return fit(resolved, folder)

@@ -1,7 +1,8 @@
 """A run's folder: who is in it, what it was started with, and how each attempt ended.
 
-config.yaml   the configuration, each value with its source
-run.json      commit, versions, host, command of the newest attempt, hash of the configuration, fingerprint of the data
+config.yaml   the configuration that was last trained with, each value with its source
+config.next.yaml  that of an attempt which has not taken up training yet
+run.json      commit, versions, host, command of the newest attempt; hash of config.yaml, fingerprint of the data
 lock          host and process of a live fit
 ledger.jsonl  one line when an attempt starts and one when it ends
 outcome.json  how the newest attempt ended
@@ -10,24 +11,18 @@ outcome.json  how the newest attempt ended
 import fcntl
 import json
 import os
-import platform
-import shlex
 import socket
-import subprocess
 import sys
 from contextlib import suppress
-from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from launch.config.errors import ConfigError
-from launch.config.overlay import PROJECT
+from launch.config.errors import ConfigError, short
 from launch.config.read import Entry, Key, Table, read_file
-from launch.config.resolved import RUN_FILE, Resolved
+from launch.config.resolved import CONFIG, NEXT_CONFIG, RUN_FILE, Resolved
 from launch.config.show import scalar
+from launch.surroundings import now, surroundings
 
-PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "datasets", "deepspeed", "numpy", "jsonargparse")
 # What a resumed run may not change: its steps would mean something else, or the optimizer's state would not fit.
 SETTLED = (
     "seed",
@@ -57,20 +52,27 @@ class RunFolder:
         """Make the folder and lock it against a second live fit.
 
         Raises:
-            ConfigError: `fresh` and the folder exists, or another fit is live in it.
+            ConfigError: `fresh` and the folder exists, another fit is live in it, or it cannot be written.
         """
+        try:
+            self._enter(fresh)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"run.dir = {short(self.path)}: cannot be used: {reason}; give another one") from None
+
+    def _enter(self, fresh: bool) -> None:
         if fresh and self.path.exists() and any(file.name != "lock" for file in self.path.iterdir()):
             raise ConfigError(f"run.fresh = true: {self.path} exists; give another --run.dir, or delete the folder")
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+") as file:
+        with (self.path / "lock").open("a+", encoding="utf-8", errors="replace") as file:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)  # for the moment of looking and writing only
             file.seek(0)
-            holder = _parsed(file.read())
-            if isinstance(holder, dict) and _is_live(holder):
+            holder = _holder(file.read())
+            if holder and _is_live(holder):
                 raise ConfigError(
                     f"run.dir = {self.path}: in use by process {holder['pid']} on {holder['host']} since "
-                    f"{holder['time']}; wait for it, or give another --run.dir{_other_host(holder, self.path)}"
+                    f"{holder.get('time')}; wait for it, or give another --run.dir{_other_host(holder, self.path)}"
                 )
             file.truncate(0)
             file.write(json.dumps(_identity()))
@@ -78,51 +80,80 @@ class RunFolder:
     def leave(self) -> None:
         """Unlock the folder if this process holds it."""
         with suppress(OSError):
-            holder = _parsed((self.path / "lock").read_text())
+            holder = _holder(_text(self.path / "lock"))
             if holder and (holder["host"], holder["pid"]) == (socket.gethostname(), os.getpid()):
-                (self.path / "lock").write_text("")  # the file stays: others may wait to lock it
+                (self.path / "lock").write_text("", encoding="utf-8")  # the file stays: others may wait to lock it
 
     def differences(self, resolved: Resolved) -> dict[Key, tuple[Entry | None, Entry | None]]:
-        """Return the keys whose values are not those of the stored configuration: (stored, given now)."""
-        file = self.path / "config.yaml"
+        """Return the keys whose values are not those that were last trained with: (stored, given now)."""
+        file = self.path / CONFIG
         old = read_file(file, str(file)) if file.exists() else {}
         new = resolved.of_the_run() if old else {}
         changed = [key for key in {**old, **new} if _value(old, key) != _value(new, key)]
         return {key: (old.get(key), new.get(key)) for key in changed}
 
     def start(self, resolved: Resolved, reason: str) -> None:
-        """Write the configuration and what it runs on, and open an attempt in the ledger."""
+        """Write the configuration beside the old one and what it runs on, and open an attempt in the ledger.
+
+        Raises:
+            ConfigError: the folder takes no files.
+        """
+        try:
+            self._start(resolved, reason)
+        except OSError as error:
+            raise ConfigError(f"{error.filename or self.path}: cannot be written: {error.strerror}") from None
+
+    def _start(self, resolved: Resolved, reason: str) -> None:
         lines = self.ledger()
         self.attempt = 1 + max((line["attempt"] for line in lines), default=0)
         if lines and lines[-1]["event"] == "start":
             self._note("end", lines[-1]["attempt"], reason="killed: it could not say how it ended")
-        if not (self.path / "config.yaml").exists() or self.differences(resolved):
-            write_whole(self.path / "config.yaml", resolved.run_text())
-        facts = {**(read_json(self.path / RUN_FILE) or {}), **surroundings(), "config_sha256": resolved.digest()}
-        write_json(self.path / RUN_FILE, facts)
+        write_whole(self.path / NEXT_CONFIG, resolved.run_text())
+        self._note_facts(**surroundings())
         self._note("start", self.attempt, reason=reason, **_identity())
 
+    def accept(self, resolved: Resolved, fingerprint: str | None) -> None:
+        """Make configuration and data those of the run: its training has begun."""
+        if (self.path / CONFIG).exists() and not self.differences(resolved):
+            (self.path / NEXT_CONFIG).unlink(missing_ok=True)  # the old one names the older sources
+        else:
+            (self.path / NEXT_CONFIG).replace(self.path / CONFIG)
+        data = {"data_fingerprint": fingerprint} if fingerprint else {}
+        self._note_facts(config_sha256=resolved.digest(), **data)
+
     def end(self, code: int, step: int, reason: str) -> None:
-        """Close the attempt: outcome.json, the ledger, the lock."""
-        outcome = {"attempt": self.attempt, "step": step, "code": code, "reason": reason, "time": _now()}
-        write_json(self.path / "outcome.json", outcome)
-        self._note("end", self.attempt, reason=reason, step=step, code=code)
+        """Close the attempt: outcome.json, the ledger, the lock. A full disk does not hide how the run ended."""
+        outcome = {"attempt": self.attempt, "step": step, "code": code, "reason": reason, "time": now()}
+        try:
+            (self.path / NEXT_CONFIG).unlink(missing_ok=True)
+            write_json(self.path / "outcome.json", outcome)
+            self._note("end", self.attempt, reason=reason, step=step, code=code)
+        except OSError as error:
+            print(f"{error.filename or self.path}: cannot be written: {error.strerror}", file=sys.stderr)
         self.leave()
 
     def ledger(self) -> list[dict[str, Any]]:
-        """Return the lines of the ledger; a last line that was cut off is left out."""
-        file = self.path / "ledger.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        return [found for line in lines if (found := _parsed(line))]
+        """Return the lines of the ledger; one that was cut off or damaged is left out."""
+        found = [_parsed(line) for line in _text(self.path / "ledger.jsonl").splitlines()]
+        lines = [line for line in found if isinstance(line, dict) and {"attempt", "event", "time"} <= line.keys()]
+        return [line for line in lines if isinstance(line["attempt"], int)]
 
     def finished_at(self) -> int:
         """Return the step at which the newest attempt ended well, 0 if it did not."""
         outcome = read_json(self.path / "outcome.json") or {}
-        return outcome["step"] if outcome.get("code") == 0 else 0
+        step = outcome.get("step")
+        return step if outcome.get("code") == 0 and isinstance(step, int) else 0
+
+    def holds(self, step: int) -> bool:
+        """Tell whether there is a checkpoint of a step; it is not read."""
+        return (self.checkpoints / f"step_{step:08d}" / "manifest.json").is_file()
+
+    def _note_facts(self, **facts: Any) -> None:
+        write_json(self.path / RUN_FILE, {**(read_json(self.path / RUN_FILE) or {}), **facts})
 
     def _note(self, event: str, attempt: int, **facts: Any) -> None:
         with (self.path / "ledger.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"attempt": attempt, "event": event, "time": _now(), **facts}) + "\n")
+            file.write(json.dumps({"attempt": attempt, "event": event, "time": now(), **facts}) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -150,11 +181,16 @@ def described(differences: dict[Key, tuple[Entry | None, Entry | None]]) -> list
 def write_whole(path: Path, text: str) -> None:
     """Write a file that is never seen half-written."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -162,15 +198,23 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; None if there is none or it is damaged."""
-    return _parsed(path.read_text(encoding="utf-8")) if path.exists() else None
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON file of one object; None if there is none or it is damaged."""
+    found = _parsed(_text(path))
+    return found if isinstance(found, dict) else None
+
+
+def _text(path: Path) -> str:
+    """Return what stands in a file, nothing if it is no file that can be read."""
+    with suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -182,28 +226,34 @@ def _shown(entry: Entry | None) -> str:
     return "(not set)" if entry is None else scalar(entry.value)
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
 def _identity() -> dict[str, Any]:
     job = os.environ.get("SLURM_JOB_ID", "")
     pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "born": _born(pid), "job": job, "time": _now()}
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "")
+    facts = {"host": socket.gethostname(), "pid": pid, "born": _born(pid), "job": job, "restarts": restarts}
+    return {**facts, "time": now()}
 
 
 def _born(pid: int) -> str:
     """Return when a process began, in the kernel's ticks: process numbers are used again."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     return ""
 
 
+def _holder(text: str) -> dict[str, Any] | None:
+    """Return whom a lock names, None if it says nothing of use."""
+    found = _parsed(text)
+    pid = found.get("pid") if isinstance(found, dict) else None
+    return found if isinstance(pid, int) and 0 < pid < 2**31 and isinstance(found.get("host"), str) else None
+
+
 def _is_live(holder: dict[str, Any]) -> bool:
-    if holder.get("job") and holder["job"] == os.environ.get("SLURM_JOB_ID"):
-        return False  # a requeued job, perhaps on another host: SLURM has ended its earlier attempt
     if holder["host"] != socket.gethostname():
-        return True
+        job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT")
+        same_job = bool(job) and holder.get("job") == job
+        # a job that was requeued to another host: SLURM has ended its earlier attempt
+        return not (same_job and restarts and restarts != holder.get("restarts", ""))
     try:
         os.kill(holder["pid"], 0)
     except ProcessLookupError:
@@ -216,31 +266,3 @@ def _is_live(holder: dict[str, Any]) -> bool:
 def _other_host(holder: dict[str, Any], path: Path) -> str:
     same = holder["host"] == socket.gethostname()
     return "" if same else f"; if that process is gone, delete {path / 'lock'}"
-
-
-def surroundings() -> dict[str, Any]:
-    """Return commit, versions, host, command and time of this process."""
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "changed_files": (_git("status", "--porcelain") or "").splitlines(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "host": socket.gethostname(),
-        "command": shlex.join(["python", "-m", "launch", *sys.argv[1:]]),
-        "time": _now(),
-    }
-
-
-def _git(*words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.rstrip("\n") if done.returncode == 0 else None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

@@ -13,6 +13,8 @@ from launch.config.shadow import COMPUTED, REQUIRED, Field
 from launch.config.show import named
 from launch.registry import GROUPS
 
+ELSEWHERE = {"ckpt_path": "run.checkpoint", "seed_everything": "seed"}  # as LightningCLI calls them
+
 
 class Check:
     """The mistakes of a table, in `problems`, and the keys whose values are no good, in `bad`.
@@ -107,6 +109,8 @@ class Check:
 
     def _elsewhere(self, name: str) -> str:
         """Suggest a key of another part, or of the top level."""
+        if name in ELSEWHERE:
+            return f"; did you mean {ELSEWHERE[name]}?"
         if name in RESERVED:
             return f"; trainer.{name} {RESERVED[name]}"
         for part, signature in self.parts.signatures.items():

@@ -1,10 +1,11 @@
 """Merging: the words of the command line, left to right, file over file and flag over file, into one table."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from launch.config.errors import ConfigError
+from launch.config.errors import ConfigError, one_line, short
 from launch.config.read import Entry, Key, Table, plain, read_file, read_text
 
 PROJECT = Path(__file__).parents[2]
@@ -12,6 +13,7 @@ PROJECT = Path(__file__).parents[2]
 SHORTHAND = {("model",): "class", ("data",): "class", ("strategy",): "class", ("data", "tokenizer"): "name"}
 NAMED = ("callbacks", "loggers")  # mappings of parts, each with a class, by default the one called like the part
 NOTHING = Entry(None, "")
+MAX_FILES = 100  # two files that each extend the next one twice, and so on, double at every level
 
 
 def find_file(path: str) -> Path:
@@ -20,44 +22,64 @@ def find_file(path: str) -> Path:
     Raises:
         ConfigError: it is in neither place.
     """
-    for candidate in (Path(path).expanduser(), PROJECT / path):
-        if candidate.exists():
+    for candidate in (expanded(path, "--config"), PROJECT / path):
+        if os.path.exists(candidate):  # Path.exists raises for a name that is too long
             return candidate
-    near = sorted(p.relative_to(PROJECT).as_posix() for p in PROJECT.glob(f"configs/*/{Path(path).name}"))
+    shipped = [file for file in PROJECT.glob("configs/*/*.yaml") if file.name == Path(path).name]
+    near = sorted(file.relative_to(PROJECT).as_posix() for file in shipped)
     hint = f"; did you mean {' or '.join(near[:3])}?" if near else f", neither here nor in {PROJECT}"
-    raise ConfigError(f"--config {path}: no such file{hint}")
+    raise ConfigError(f"--config {short(path)}: no such file{hint}")
 
 
-def apply_file(table: Table, path: Path, notes: list[str], above: tuple[Path, ...] = ()) -> None:
-    """Lay a file over the table, after the files that it extends.
+def expanded(path: str, key: str) -> Path:
+    """Return a path whose `~` is somebody's home.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{key} = {short(path)}: there is no such user; write the folder out") from None
+
+
+def apply_file(
+    table: Table, path: Path, notes: list[str], above: tuple[Path, ...] = (), read: list[Path] | None = None
+) -> None:
+    """Lay a file over the table, after the files that it extends; `read` counts them.
 
     Raises:
         ConfigError: all mistakes of these files that can be told apart.
     """
-    name, problems = shown(path), []
+    name, problems, read = shown(path), [], [] if read is None else read
+    if len(read) >= MAX_FILES:
+        raise ConfigError(
+            f"{shown(read[0])}: extends more than {MAX_FILES} files, counting each time that one is named"
+        )
+    read.append(path)
     upper = read_file(path, name)
     extends = upper.pop(("extends",), Entry([], name))
     names = [extends.value] if isinstance(extends.value, str) else extends.value
     if not isinstance(names, list) or not all(isinstance(item, str) for item in names):
         raise ConfigError(f"extends = {names!r} ({extends.source}): expected a list of files, relative to this one")
     for item in names:
-        lower = path.parent / Path(item).expanduser()
         try:
+            lower = path.parent / expanded(item, "extends")
+            if not os.path.exists(lower):
+                raise ConfigError(f"extends = {short(item)!r} ({extends.source}): no such file as {shown(lower)}")
             if lower.resolve() in [p.resolve() for p in (*above, path)]:
                 raise ConfigError(f"extends = {item!r} ({extends.source}): the file extends itself")
-            if not lower.exists():
-                raise ConfigError(f"extends = {item!r} ({extends.source}): no such file as {shown(lower)}")
-            apply_file(table, lower, notes, (*above, path))
+            apply_file(table, lower, notes, (*above, path), read)
         except ConfigError as error:
             problems += error.problems
     if problems:
-        raise ConfigError(*problems)
+        raise ConfigError(*dict.fromkeys(problems))
     overlay(table, upper, notes)
 
 
 def apply_flag(table: Table, name: str, word: str, notes: list[str]) -> None:
     """Lay one `--name word` over the table; a word in brackets, braces or quotes is read as YAML."""
-    source = f"--{name}"
+    source = f"--{one_line(name)}"
     if word[:1] in ("{", "[", '"', "'"):
         found = read_text(f"{name}: {word}", source, line=False)
         overlay(table, {key: Entry(entry.value, source) for key, entry in found.items()}, notes)
@@ -119,8 +141,8 @@ def under(table: Table, part: Key) -> Iterator[tuple[Key, Entry]]:
 
 def shown(path: Path) -> str:
     """Return a path as messages call it: relative to the working directory or the project if it lies there."""
-    full = path.resolve()
+    full = Path(os.path.realpath(path)) if os.path.exists(path) else path
     for root in (Path.cwd(), PROJECT):
         if full.is_relative_to(root):
-            return full.relative_to(root).as_posix()
-    return str(full)
+            return short(full.relative_to(root).as_posix())
+    return short(full)

@@ -53,9 +53,11 @@ def read_file(path: Path, name: str) -> Table:
         ConfigError: the file cannot be read, or is no YAML as above; all mistakes that can be told apart.
     """
     try:
+        if path.is_dir():
+            raise ConfigError(f"{name}: is a folder, not a YAML file")
+        if not path.is_file():  # reading a pipe may wait for ever
+            raise ConfigError(f"{name}: is not a regular file; save the configuration in one")
         data = path.read_bytes()
-    except IsADirectoryError:
-        raise ConfigError(f"{name}: is a folder, not a YAML file") from None
     except OSError as error:
         raise ConfigError(f"{name}: cannot be read: {error.strerror}") from None
     try:
@@ -85,6 +87,7 @@ class _Reader:
     def __init__(self, name: str, line: bool) -> None:
         self.name, self.line = name, line
         self.table: Table = {}
+        self.above: dict[Key, str] = {}  # every key above a leaf, with the source of its first leaf
         self.problems: list[str] = []
 
     def where(self, at: yaml.Node | yaml.Event) -> str:
@@ -138,11 +141,14 @@ class _Reader:
 
     def add(self, key: Key, entry: Entry) -> None:
         """Add a leaf that nothing in this text has given yet, neither itself nor above nor below."""
-        for other in self.table:
-            if other[: len(key)] == key or key[: len(other)] == other:
-                self.problems.append(self.twice(key, entry.source, self.table[other].source))
-                return
+        upper = [key[:length] for length in range(1, len(key) + 1)]
+        first = self.above.get(key) or next((self.table[k].source for k in upper if k in self.table), None)
+        if first:
+            self.problems.append(self.twice(key, entry.source, first))
+            return
         self.table[key] = entry
+        for k in upper[:-1]:
+            self.above.setdefault(k, entry.source)
 
     def twice(self, key: Key, source: str, first: str) -> str:
         return f"{'.'.join(key)} ({source}): given twice, first at {first}; keep one"

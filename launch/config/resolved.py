@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from launch.config.rules import broken, ranks_of, rules_for
 from launch.config.show import lines
 
 RUN_FILE = "run.json"
+CONFIG = "config.yaml"
+NEXT_CONFIG = "config.next.yaml"  # of an attempt that has not begun to train; then it becomes config.yaml
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class Resolved:
     def run_dir(self) -> Path:
         """Return the run's folder: run.dir, the folder of a run's own config.yaml, or runs/<folder>/<name>."""
         if given := self.get("run.dir"):
-            return Path(given).expanduser()
-        first = Path(self.first_config or "config.yaml")
+            return overlay.expanded(given, "run.dir")
+        first = Path(self.first_config or CONFIG)
         if is_stored(first):
             return first.parent
         return Path("runs", first.resolve().parent.name, first.stem)
@@ -71,8 +74,8 @@ class Resolved:
 
 
 def is_stored(file: Path) -> bool:
-    """Tell whether a file is the config.yaml of a run's folder."""
-    return file.name == "config.yaml" and (file.parent / RUN_FILE).is_file()
+    """Tell whether a file is the configuration of a run's folder."""
+    return file.name in (CONFIG, NEXT_CONFIG) and os.path.isfile(file.parent / RUN_FILE)
 
 
 def resolve(words: list[str], command: str = "config") -> Resolved:
@@ -119,7 +122,7 @@ def merge(words: list[str]) -> tuple[Table, list[str], str | None]:
     """
     table, notes, problems = start_table(), [], []
     first = None
-    for name, word in flags(words):
+    for name, word in with_stored(flags(words)):
         try:
             if name == "config":
                 path = overlay.find_file(word)
@@ -133,6 +136,16 @@ def merge(words: list[str]) -> tuple[Table, list[str], str | None]:
         raise ConfigError(*problems)
     _remove_emptied(table)
     return table, notes, first
+
+
+def with_stored(given: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the flags with the configuration of their run.dir in front, if they name a run and no --config."""
+    folders = [word for name, word in given if name == "run.dir"]
+    if folders and all(name != "config" for name, _ in given):
+        file = overlay.expanded(folders[-1], "run.dir") / CONFIG
+        if is_stored(file) and os.path.isfile(file):
+            return [("config", str(file)), *given]
+    return given
 
 
 def flags(words: list[str]) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ import math
 import re
 from typing import Any
 
+from launch.config.errors import one_line
 from launch.config.read import Entry, Key, Table, plain
 
 SAFE = re.compile(r"[A-Za-z0-9_./~][A-Za-z0-9_./~+@ -]*(?<! )")
@@ -24,7 +25,7 @@ def scalar(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{scalar(key)}: {scalar(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str) and not (SAFE.fullmatch(value) and plain(value) == value):
-        return json.dumps(value, ensure_ascii=False)
+        return one_line(json.dumps(value, ensure_ascii=False))
     return str(value)
 
 
@@ -45,7 +46,7 @@ def lines(table: Table, sources: bool = True) -> str:
 
 def _line(key: Key, entry: Entry, sources: bool) -> str:
     words = f"{'  ' * (len(key) - 1)}{scalar(key[-1])}: {scalar(entry.value)}"
-    return f"{words:<{COMMENT_COLUMN}}  # {entry.source}" if sources else words
+    return f"{words:<{COMMENT_COLUMN}}  # {one_line(entry.source)}" if sources else words
 
 
 def named(key: Key | str, entry: Entry) -> str:

@@ -1,5 +1,6 @@
 """Hugging Face folders that are proved by reading them back."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -9,11 +10,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 def save_network(network: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write a network as safetensors with its configuration and tokenizer, read it back and compare every tensor.
 
+    The tokenizer cuts to the network's positions, if it is asked to cut.
+
     Raises:
         RuntimeError: what was read back differs from what was written.
     """
     network.save_pretrained(folder)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = network.config.max_position_embeddings
     tokenizer.save_pretrained(folder)
+    for file in folder.glob("*.safetensors"):  # written for its owner alone
+        file.chmod((folder / "config.json").stat().st_mode & 0o777)
     again = type(network).from_pretrained(folder, dtype=next(network.parameters()).dtype)
     written, read = network.state_dict(), again.state_dict()
     different = [name for name in written.keys() | read.keys() if not _same(written.get(name), read.get(name))]

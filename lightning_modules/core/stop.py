@@ -7,6 +7,7 @@ step asks `requested()`, the ranks agree by vote, and the run saves and ends by 
 import os
 import signal
 import time
+from contextlib import suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -45,4 +46,5 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def _say(line: str) -> None:
-    os.write(2, f"\n{line}\n".encode())  # print() may be in the middle of a line of its own
+    with suppress(OSError):  # Ctrl-C ends the reader of a pipe too
+        os.write(2, f"\n{line}\n".encode())  # print() may be in the middle of a line of its own

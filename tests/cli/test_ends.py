@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.launching import TOY, Live, errors, json_lines, launch, light
+from tests.cli.launching import ROOT, TOY, Live, environment, errors, json_lines, launch, light
 
 
 def fit(run: Path, *words: str) -> subprocess.CompletedProcess:
@@ -68,6 +68,24 @@ def test_a_signal_stops_a_run_that_goes_on_later(number: signal.Signals, tmp_pat
         ]  # fmt: skip
 
 
+def test_a_run_outlives_the_reader_of_its_output(tmp_path: Path) -> None:
+    """As with `2>&1 | tee log`, where Ctrl-C ends tee first."""
+    words = ["fit", "--config", TOY, "--run.dir", str(tmp_path), "--trainer.max_steps", "1000000"]
+    process = subprocess.Popen([sys.executable, "-m", "launch", *words], cwd=ROOT, env=environment(), text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    assert any(line == "step 3\n" for line in process.stdout)
+    process.stdout.close()
+    steps = len(json_lines(tmp_path / "metrics.jsonl"))
+    while len(json_lines(tmp_path / "metrics.jsonl")) < steps + 20:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 75
+    code, step, reason = outcome(tmp_path)
+    assert (code, reason) == (75, "SIGINT")
+    assert (tmp_path / "checkpoints" / f"step_{step:08d}" / "manifest.json").is_file()
+
+
 def test_a_signal_during_the_imports_ends_before_the_first_step(tmp_path: Path) -> None:
     live = Live("fit", "--config", TOY, "--run.dir", str(tmp_path))
     while not (tmp_path / "lock").exists():
@@ -99,6 +117,14 @@ def test_a_killed_run_leaves_a_lock_that_counts_for_nothing(tmp_path: Path) -> N
     assert [line["step"] for line in json_lines(tmp_path / "metrics.jsonl")] == list(range(1, step + 2))
 
 
+def finish(run: Path, step: int = 6) -> None:
+    """Leave what a run leaves that ended well."""
+    (run / "outcome.json").write_text(json.dumps({"code": 0, "step": step}))
+    folder = run / "checkpoints" / f"step_{step:08d}"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+
+
 def held(run: Path, **facts: object) -> None:
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "born": "", "job": "", "time": "noon"} | facts
     (run / "lock").write_text(json.dumps(holder))
@@ -107,7 +133,7 @@ def held(run: Path, **facts: object) -> None:
 def test_whose_lock_counts(tmp_path: Path) -> None:
     """A fit that gets past the lock finds the run finished, so nothing heavy is needed to see it."""
     words = ["fit", "--config", TOY, "--run.dir", str(tmp_path)]
-    (tmp_path / "outcome.json").write_text('{"code": 0, "step": 6}')
+    finish(tmp_path)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     held(tmp_path)
@@ -116,11 +142,17 @@ def test_whose_lock_counts(tmp_path: Path) -> None:
     (line,) = errors(light(*words))
     assert line.endswith(f"if that process is gone, delete {tmp_path}/lock")
     held(tmp_path, host="node7", job="123")
-    assert light(*words, SLURM_JOB_ID="124").returncode == 1
-    assert light(*words, SLURM_JOB_ID="123").returncode == 0, "the same job, requeued on another node"
+    assert light(*words, SLURM_JOB_ID="123").returncode == 1, "two nodes of one job"
+    assert light(*words, SLURM_JOB_ID="124", SLURM_RESTART_COUNT="1").returncode == 1
+    assert light(*words, SLURM_JOB_ID="123", SLURM_RESTART_COUNT="1").returncode == 0, "requeued on another node"
+    held(tmp_path, host="node7", job="123", restarts="1")
+    assert light(*words, SLURM_JOB_ID="123", SLURM_RESTART_COUNT="1").returncode == 1
+    held(tmp_path, job="123")
+    assert light(*words, SLURM_JOB_ID="123").returncode == 1, "a live process of the same job"
     held(tmp_path, pid=gone.pid)
     assert light(*words).returncode == 0, "the process is gone"
     held(tmp_path, born="17")
     assert light(*words).returncode == 0, "its number belongs to another process now"
-    (tmp_path / "lock").write_text("{half a li")
-    assert light(*words).returncode == 0
+    for damage in (b"{half a li", b"\xff\x00", b'{"pid": 1}', b'{"host": "node7", "pid": "x"}'):
+        (tmp_path / "lock").write_bytes(damage)
+        assert light(*words).returncode == 0, damage

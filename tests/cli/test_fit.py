@@ -103,12 +103,16 @@ def test_a_fresh_run_never_overwrites(run: Path, second: CompletedProcess) -> No
     ]
 
 
-def test_other_data_is_refused_once_it_is_known(run: Path, second: CompletedProcess) -> None:
+def test_other_data_is_refused_once_it_is_known_and_nothing_of_it_stays(run: Path, second: CompletedProcess) -> None:
+    stored, digest = (run / "config.yaml").read_text(), json.loads((run / "run.json").read_text())["config_sha256"]
     done = launch("fit", "--config", str(run / "config.yaml"), "--data.tag", "two", "--trainer.max_steps", "8")
     assert errors(done) == [
         f"data: its fingerprint is two, the run in {run} began with one; give the same files and tokenizer, or another "
         "--run.dir"
     ]
+    assert (run / "config.yaml").read_text() == stored
+    assert json.loads((run / "run.json").read_text())["config_sha256"] == digest
+    assert not (run / "config.next.yaml").exists()
 
 
 def test_what_a_constructor_refuses_is_no_attempt(tmp_path: Path) -> None:

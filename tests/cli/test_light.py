@@ -137,11 +137,36 @@ def test_what_is_required(tmp_path: Path) -> None:
 
 
 def test_other_ranks_do_not_repeat_a_mistake() -> None:
-    done = light("fit", "--config", TOY, "--seed", "-1", RANK="1")
-    assert (done.returncode, done.stderr, done.stdout) == (1, "", "")
-    assert errors(light("fit", "--config", TOY, "--seed", "-1", RANK="0")) == [
-        "seed = -1 (--seed): must be from 0 to 4294967295"
-    ]
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        done = light("fit", "--config", TOY, "--seed", "-1", **{rank: "1", size: "2"})
+        assert (done.returncode, done.stderr, done.stdout) == (1, "", "")
+    for stray in ({"RANK": "0"}, {"RANK": "1"}, {"SLURM_PROCID": "3", "SLURM_NTASKS": "1"}, {"RANK": "junk"}):
+        assert errors(light("fit", "--config", TOY, "--seed", "-1", **stray)) == [
+            "seed = -1 (--seed): must be from 0 to 4294967295"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (
+            {"WORLD_SIZE": "2", "RANK": "0"},
+            "WORLD_SIZE = 2 (environment): strategy single is one process; use --config",
+        ),
+        ({"SLURM_NTASKS": "4"}, "SLURM_NTASKS = 4 (environment): strategy single is one process; use --config"),
+        ({"RANK": "junk"}, "RANK = 'junk' (environment): expected a whole number; unset it"),
+    ],
+)
+def test_one_process_alone(found: dict[str, str], message: str, tmp_path: Path) -> None:
+    (line,) = errors(light("fit", "--config", TOY, "--run.dir", str(tmp_path / "run"), **found))
+    assert line.startswith(message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stray_rank_is_no_rank(tmp_path: Path) -> None:
+    (tmp_path / "outcome.json").write_text('{"code": 0, "step": 6}')
+    words = ["fit", "--config", TOY, "--run.dir", str(tmp_path), "--callbacks.checkpoint", "null"]
+    assert "finished at step 6" in light(*words, RANK="1", LOCAL_RANK="1").stdout
 
 
 def test_config_files_are_found_from_every_folder(tmp_path: Path) -> None:

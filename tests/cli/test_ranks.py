@@ -13,7 +13,7 @@ def test_a_run_of_two_ranks_stops_by_a_signal_to_the_second_and_goes_on(tmp_path
     words = [*DDP, "--trainer.devices", "2", "--run.dir", str(tmp_path)]
     done = launch("fit", *words, "--model.ends", "term", "--model.ends_at", "3")
     assert done.returncode == 75, done.stderr
-    stored = ["fit", "--config", f"{tmp_path}/config.yaml"]
+    stored = ["fit", "--config", f"{tmp_path}/config.next.yaml"]
     assert f"rank 1 was started with {stored}" in done.stdout.splitlines()
     assert done.stdout.count("method: Toy") == 1
     assert "batch: 8 = 2 ranks x 2 micro-batches of 2, up to 128 tokens a step" in done.stdout

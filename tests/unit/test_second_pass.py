@@ -59,6 +59,12 @@ def test_the_trainer_is_ours(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "instantiating writes nothing"
 
 
+@pytest.mark.parametrize(("key", "left"), [("loggers.tensorboard", ["JsonLines"]), ("loggers", [])])
+def test_null_takes_loggers_out(key: str, left: list[str]) -> None:
+    trainer = Cli("fit", resolve([*TOY, f"--{key}", "null"], "fit")).trainer
+    assert [type(logger).__name__ for logger in trainer.loggers] == left
+
+
 def test_patterns_of_the_parser_that_are_read() -> None:
     """Pinned to jsonargparse 4.53: a new version has to pass this."""
     table = {("a", "b"): Entry(3, "f.yaml:1")}

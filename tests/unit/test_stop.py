@@ -27,6 +27,15 @@ sys.exit(7)
 """
 
 
+def test_a_signal_is_noted_when_nobody_reads_any_more() -> None:
+    program = PROGRAM.replace("stop.install()\nassert", "stop.install()\nos.dup2(writer, 2)\nassert", 1)
+    program = program.replace(
+        "import os, signal, sys", "import os, signal, sys\nreader, writer = os.pipe()\nos.close(reader)"
+    )
+    command = [sys.executable, "-c", program, str(int(signal.SIGTERM)), "no more"]
+    assert subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": ""}).returncode == 7
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
 @pytest.mark.parametrize(("then", "code"), [("no more", 7), ("again", 75)])
 def test_signal_is_noted_and_a_late_repeat_ends(number: signal.Signals, then: str, code: int) -> None:

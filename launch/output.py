@@ -1,0 +1,51 @@
+"""What is printed goes on when its reader is gone, and is readable on every terminal."""
+
+import os
+import sys
+from contextlib import suppress
+from typing import Any, TextIO
+
+
+def install() -> None:
+    """Put a Steady stream in the place of both outputs; what an encoding cannot say is escaped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+            setattr(sys, name, Steady(stream))
+
+
+class Steady:
+    """A text stream that never raises: a run must not end because `| tee` or `| head` did.
+
+    A broken pipe becomes /dev/null; after other faults, as of a full disk, the next line is tried again.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._forgive(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._forgive(error)
+
+    def _forgive(self, error: OSError) -> None:
+        if isinstance(error, BrokenPipeError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
+            with suppress(OSError):
+                self._stream.flush()

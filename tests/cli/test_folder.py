@@ -1,0 +1,90 @@
+"""The files of a run's folder, damaged or out of reach: nothing of it is a traceback."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from launch.config.resolved import resolve
+from launch.run_folder import RunFolder
+from tests.cli.launching import TOY, errors, light
+from tests.cli.test_ends import finish
+
+BINARY = b"\xff\x00\x80"
+
+
+@pytest.mark.parametrize("damage", [b"[1]", b'{"code": 0}', b'{"code": 0, "step": "x"}', BINARY, b"[" * 5000, None])
+def test_a_damaged_outcome_says_nothing(damage: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "outcome.json"
+    file.mkdir() if damage is None else file.write_bytes(damage)
+    assert RunFolder(tmp_path).finished_at() == 0
+
+
+def test_an_attempt_starts_and_ends_among_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    resolved, folder = resolve(["--config", TOY]), RunFolder(tmp_path)
+    (tmp_path / "run.json").write_bytes(BINARY)
+    (tmp_path / "ledger.jsonl").write_bytes(b'5\n{"attempt": 3, "event": "start", "time": ""}\n' + BINARY + b"\n[1]\n")
+    folder.enter(fresh=False)
+    folder.start(resolved, "new")
+    assert folder.attempt == 4
+    assert [line["event"] for line in folder.ledger()] == ["start", "end", "start"]
+    assert not (tmp_path / "config.yaml").exists(), "nothing was trained yet"
+    folder.accept(resolved, "one")
+    assert (tmp_path / "config.yaml").read_text() == resolved.run_text()
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert (facts["config_sha256"], facts["data_fingerprint"]) == (resolved.digest(), "one")
+    (tmp_path / "outcome.json").mkdir()
+    folder.end(0, 6, "done")
+    assert "outcome.json: cannot be written: " in capsys.readouterr().err
+    assert (tmp_path / "lock").read_text() == ""
+
+
+def test_what_never_trained_is_not_compared_with(tmp_path: Path) -> None:
+    first, second, folder = resolve(["--config", TOY]), resolve(["--config", TOY, "--seed", "9"]), RunFolder(tmp_path)
+    folder.start(first, "new")
+    folder.accept(first, None)
+    folder.start(second, "refused")
+    folder.end(1, 0, "error")
+    assert folder.differences(first) == {}
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "config.yaml",
+        "ledger.jsonl",
+        "outcome.json",
+        "run.json",
+    ]
+
+
+def test_an_outcome_without_its_checkpoint_is_not_believed(tmp_path: Path) -> None:
+    finish(tmp_path)
+    words = ["fit", "--config", TOY, "--run.dir", str(tmp_path)]
+    assert light(*words).stdout.endswith("trainer.max_steps is 6; raise it to go on\n")
+    (tmp_path / "checkpoints" / "step_00000006" / "manifest.json").unlink()
+    done = light(*words)  # goes on, to the imports that are not there
+    assert (
+        f"{tmp_path}/checkpoints: step 6, at which the run ended, is gone; going on from what there is" in done.stdout
+    )
+    assert "finished" not in done.stdout
+
+
+def places(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "closed").mkdir(mode=0o500, exist_ok=True)
+    return {
+        "file": str(tmp_path / "file"),
+        "below": str(tmp_path / "file" / "run"),
+        "long": str(tmp_path / ("x" * 5000)),
+        "nul": '"a\\0b"',
+        "user": "~nosuchuser/run",
+        "closed": str(tmp_path / "closed" / "run"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["file", "below", "long", "nul", "user", "closed"])
+def test_a_run_folder_that_cannot_be_used(kind: str, tmp_path: Path) -> None:
+    if kind == "closed" and os.geteuid() == 0:
+        pytest.skip("root writes everywhere")
+    for command in ("fit", "validate"):
+        (line,) = errors(light(command, "--config", TOY, "--run.dir", places(tmp_path)[kind]))
+        assert line.startswith("run.dir = ")
+        assert len(line) < 400

@@ -1,0 +1,48 @@
+"""What is printed: nothing of it raises, whoever reads it and on whatever terminal."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEAD = """
+import os, sys
+from launch import output
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, int(sys.argv[1]))
+output.install()
+stream = sys.stdout if sys.argv[1] == "1" else sys.stderr
+for _ in range(3):
+    print("x" * 100_000, file=stream, flush=True)
+os._exit(0 if os.readlink(f"/proc/self/fd/{sys.argv[1]}") == "/dev/null" else 5)
+"""
+
+
+def run(*words: str, **more: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, **more}, capture_output=True)
+
+
+@pytest.mark.parametrize("number", ["1", "2"])
+def test_a_dead_reader_gives_way_to_dev_null(number: str) -> None:
+    done = run("-c", DEAD, number)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_full_disk_is_tried_again() -> None:
+    done = run("-c", "from launch import output\noutput.install()\nprint('a', flush=True)\nprint('b', flush=True)")
+    assert done.stdout == b"a\nb\n"
+    command = f"{sys.executable} -c 'from launch import output; output.install(); print(1, flush=True)' > /dev/full"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_without_unicode() -> None:
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    assert run("-m", "launch", "--help", **ascii_only).stdout.isascii()
+    done = run("-m", "launch", "config", "--config", "tests/cli/toy.yaml", "--model.language", "\u00e4", **ascii_only)
+    assert done.returncode == 0
+    assert done.stdout.isascii()
