@@ -109,7 +109,7 @@ class LabelledText(TextDataModule):
 
     def prepare_data(self) -> None:
         """Trains the tokenizer if that is wanted; Lightning calls it on one rank."""
-        self.tokenizer_place = str(self.preparation.make_tokenizer())
+        self.tokenizer_place = str(self.preparation.make_tokenizer(self.kept_tokenizer))
 
     def setup(self, stage: str | None = None) -> None:
         """Reads and tokenises the examples on every rank; the training data comes first and gives the labels."""
@@ -189,6 +189,8 @@ class LabelledText(TextDataModule):
         for split, examples in self.splits.items():
             cut = f", {examples.num_cut:,} of them cut to {self.sequence_length} tokens" if examples.num_cut else ""
             lines.append(f"{split}: {len(examples):,} examples{cut}")
+        if "val" not in self.splits:
+            lines.append("val: none, so nothing is validated; name data.validation_source")
         return [*lines, f"an epoch has {len(self.splits['train']) / self.global_batch_size:.1f} steps"]
 
     def is_special(self) -> NDArray[np.bool_]:

@@ -89,7 +89,7 @@ class TextCorpus(TextDataModule):
 
     def prepare_data(self) -> None:
         """Train the tokenizer and tokenises the corpora that are not there yet; Lightning calls it on one rank."""
-        self.places = self.preparation.make(self.seed)
+        self.places = self.preparation.make(self.seed, self.kept_tokenizer)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the tokenizer and the corpora, on every rank those that rank 0 has made."""

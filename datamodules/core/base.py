@@ -1,5 +1,6 @@
 """What every DataModule of text shares: its place among the ranks, its batch sizes, its position."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning import LightningDataModule
@@ -29,6 +30,12 @@ class TextDataModule(LightningDataModule):
     def world_size(self) -> int:
         """Number of processes."""
         return self.trainer.world_size if self.trainer is not None else 1
+
+    @property
+    def kept_tokenizer(self) -> Path | None:
+        """The tokenizer in the folder of a run that has checkpoints, for the case that the named one is gone."""
+        run = Path(self.trainer.default_root_dir) if self.trainer is not None else None
+        return run / "tokenizer" if run and any(run.glob("checkpoints/step_*")) else None
 
     @property
     def vocab_size(self) -> int:

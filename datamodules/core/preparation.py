@@ -82,20 +82,24 @@ class Preparation:
             raise DataError(f"data.examples = {self.recipe['examples']!r}: data.streaming makes packed examples only")
 
     @told
-    def make(self, seed: int) -> Places:
+    def make(self, seed: int, kept: Path | None = None) -> Places:
         """Make what is not there yet: the tokenizer, and a corpus for every split that has text.
+
+        `kept` is a tokenizer to fall back on where the named one cannot be opened.
 
         Raises:
             DataError: the source, a record or the tokenizer is no good.
         """
-        tokenizer = self.make_tokenizer()
+        tokenizer = self.make_tokenizer(kept)
         plans = self.plans(str(tokenizer), seed)
         for plan in plans.values():
             plan.make(self.num_processes)
         return Places(
             str(tokenizer),
             {split: str(plan.folder) for split, plan in plans.items()},
-            plans["train"].fingerprint if "train" in plans else digest([self.sources["train"], str(tokenizer)]),
+            plans["train"].fingerprint
+            if "train" in plans
+            else digest([self.sources["train"], self.tokenizer.name or str(tokenizer)]),
         )
 
     @told
@@ -119,11 +123,11 @@ class Preparation:
         return self.cache / "tokenizers" / digest([text, asdict(self.tokenizer.train)])
 
     @told
-    def make_tokenizer(self) -> str | Path:
+    def make_tokenizer(self, kept: Path | None = None) -> str | Path:
         """Return the name or folder of the tokenizer, which is trained unless it has been."""
         folder = self.trained_folder()
         if folder is None:
-            return self.tokenizer.name
+            return wordpiece.usable(self.tokenizer.name, kept)
         if not folder.is_dir():
             with alone(folder, f"the tokenizer in {folder}"):
                 if not folder.is_dir():

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,6 +85,18 @@ def load(name: str) -> "PreTrainedTokenizerFast":
             f"data.tokenizer.name = {name!r}: has no {', '.join(absent)}; give one of the BERT family, or train one"
         )
     return tokenizer
+
+
+def usable(name: str, kept: Path | None) -> str:
+    """Return the name of a tokenizer, or the folder of the run's own one where the named one cannot be opened."""
+    if kept is None or not kept.is_dir():
+        return name
+    try:
+        load(name)
+    except DataError as error:
+        warnings.warn(f"{error}; going on with {kept}", stacklevel=2)
+        return str(kept)
+    return name
 
 
 def train(source: Source, options: WordPieceTraining, folder: Path) -> None:

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.core.batches import LabelledBatch
 from lightning_modules.core.base import Method
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.verify import complete_steps
 from lightning_modules.core.export import save_network
 from lightning_modules.core.optim import parameter_groups
 from lightning_modules.core.terms import LossTerms
@@ -18,6 +20,8 @@ from lightning_modules.core.weights import initialise
 from lightning_modules.electra.modeling import GLOROT
 from lightning_modules.finetune import modeling, objective
 from lightning_modules.finetune.modeling import UntrainedEncoder
+
+ENCODER = "encoder"  # in the run's folder: how the encoder that was taken is built
 
 
 class Finetune(Method):
@@ -60,6 +64,8 @@ class Finetune(Method):
         super().__init__()
         self.optimization(optimizer, learning_rate, weight_decay, adam_epsilon, schedule, warmup_steps, clip_norm)
         self.init_from = init_from
+        self.shape_from = init_from  # how the encoder is built: what a run that goes on has kept, else the source
+        self.goes_on = False
         # `launch export` hands over what stands in the file, the parser of `fit` the object
         self.untrained = UntrainedEncoder(**untrained) if isinstance(untrained, dict) else untrained
         self.task, self.head, self.dropout = task, head, dropout
@@ -70,6 +76,26 @@ class Finetune(Method):
     def recall(self, run: Path) -> None:
         """Read the names of the classes that the data left in the run, where the model is built without data."""
         self.label_names = json.loads((run / "labels.json").read_text(encoding="utf-8"))
+        self.use_kept(run)
+
+    def use_kept(self, run: Path) -> None:
+        """Build the encoder as the run's folder says, so that its source may be moved."""
+        if self.init_from and (run / ENCODER / "config.json").is_file():
+            self.shape_from = str(run / ENCODER)
+
+    def configure_model(self) -> None:
+        """Build the networks; a new run keeps in its folder how its encoder is built."""
+        if self.model is not None:
+            return
+        run = Path(self.trainer.default_root_dir)
+        self.goes_on = bool(complete_steps(run / "checkpoints"))
+        if self.goes_on:
+            self.use_kept(run)
+        super().configure_model()
+        if self.head == "linear":
+            rank_zero_warn("model.head = linear: this run cannot be exported; take hugging_face for that")
+        if self.init_from and not self.goes_on and self.trainer.is_global_zero:
+            self.model.network.config.save_pretrained(run / ENCODER)
 
     def build(self, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> None:
         """Build the encoder as its source says, and a head for the classes of the data.
@@ -82,7 +108,7 @@ class Finetune(Method):
         if self.untrained is not None:
             config = self.untrained.config(tokenizer)
         else:
-            config = modeling.encoder_config(self.init_from, tokenizer)
+            config = modeling.encoder_config(self.shape_from, tokenizer)
         longest = config.max_position_embeddings
         if sequence_length > longest:
             raise CheckpointError(f"data.sequence_length = {sequence_length}: the encoder has {longest} positions")
@@ -96,7 +122,9 @@ class Finetune(Method):
         initialise(self.model, config.initializer_range, self.seed, GLOROT)
 
     def warm_start(self, source: str) -> None:
-        """Copy the encoder's weights; the head stays fresh."""
+        """Copy the encoder's weights; the head stays fresh. A run that goes on has weights of its own."""
+        if self.goes_on:
+            return
         modeling.load_encoder(self.model.encoder, source)
 
     def decay_groups(self) -> list[dict[str, Any]]:

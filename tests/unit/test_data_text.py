@@ -222,6 +222,20 @@ def test_a_run_keeps_its_tokenizer(tmp_path: Path, named: TokenizerOptions) -> N
         fit(corpus(TRAINED, tmp_path, source, **options), tmp_path / "run", 1)
 
 
+def test_a_run_goes_on_with_its_own_tokenizer_when_the_named_one_is_gone(tmp_path: Path) -> None:
+    source, named = txt(tmp_path / "a.txt", texts(60)), TokenizerOptions(name=str(tmp_path / "named"))
+    word_tokenizer(400).save_pretrained(tmp_path / "named")
+    first = corpus(named, tmp_path, source, validation_fraction=0.2)
+    fit(first, tmp_path / "run", 1)
+    (tmp_path / "named").rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"named': cannot be opened"):
+        fit(corpus(named, tmp_path, source, validation_fraction=0.2), tmp_path / "run", 2)
+    (tmp_path / "run/checkpoints/step_00000001").mkdir(parents=True)
+    again = corpus(named, tmp_path, source, validation_fraction=0.2)
+    fit(again, tmp_path / "run", 2)
+    assert again.places.tokenizer == str(tmp_path / "run/tokenizer") and again.fingerprint == first.fingerprint
+
+
 def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert TextCorpus(TRAINED, 8, 4).preparation.cache == tmp_path / "xdg/tokamak"

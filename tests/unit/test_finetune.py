@@ -21,12 +21,14 @@ from callbacks.electra_panel import ElectraPanel
 from callbacks.validation import Validation
 from launch.config import resolve
 from launch.config.errors import ConfigError
+from launch.export import main
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.export import save_network
 from lightning_modules.electra.module import Electra
 from lightning_modules.finetune import objective
 from lightning_modules.finetune.modeling import Classifier, UntrainedEncoder
 from lightning_modules.finetune.module import Finetune
+from tests.runs import launch, metrics
 from tests.text import pad, text_batch, word_tokenizer
 
 LENS = [40, 31, 31, 12, 9, 8, 8, 5, 3]
@@ -277,3 +279,20 @@ def test_the_names_of_the_classes_are_read_back_from_the_run(tmp_path):
     method.recall(tmp_path)
     method.build(word_tokenizer(), 64)
     assert method.model.output.out_features == 2
+
+
+def test_a_run_stands_alone_when_its_source_and_tokenizer_are_gone(tmp_path):
+    source, run = tmp_path / "source", tmp_path / "run"
+    electra().export(source, word_tokenizer())
+    words = ["--model.untrained", "null", "--model.init_from", source, "--data.tokenizer", source / "discriminator"]
+    words += ["--data.tokenizer.train", "null", "--run.dir", run, "--data.num_examples", "64"]
+    words = ["--config", "configs/finetune/debug.yaml", *map(str, words)]
+    launch("fit", *words, "--trainer.max_steps", "3")
+    source.rename(tmp_path / "moved")
+    assert "classification_loss" in launch("test", *words)
+    assert main([str(run), "--out", str(tmp_path / "out")]) == 0
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.hidden_size == 32
+    launch("fit", *words, "--trainer.max_steps", "6")
+    assert [line["step"] for line in metrics(run)] == [1, 2, 3, 4, 5, 6]
+    fresh = [word.replace(str(run), str(tmp_path / "fresh")) for word in words]
+    assert "cannot be opened" in launch("fit", *fresh, code=1)  # a run that begins has nothing to fall back on

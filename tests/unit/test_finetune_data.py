@@ -133,6 +133,13 @@ def test_words_are_classes_in_alphabetical_order_and_numbers_in_theirs(tmp_path,
         assert data(tokenizer_folder, jsonl(tmp_path / "a.jsonl", rows)).label_names == names
 
 
+def test_a_run_without_validation_is_told_so(tmp_path, tokenizer_folder):
+    source = jsonl(tmp_path / "a.jsonl", ROWS)
+    line = "val: none, so nothing is validated; name data.validation_source"
+    assert line in data(tokenizer_folder, source).describe()
+    assert line not in data(tokenizer_folder, source, validation_source=source).describe()
+
+
 def test_predictions_need_no_labels(tmp_path, tokenizer_folder):
     unlabelled = jsonl(tmp_path / "p.jsonl", [{"text": "w9"}, {"text": "w8 w7"}])
     made = data(tokenizer_folder, jsonl(tmp_path / "a.jsonl", ROWS), predict_source=unlabelled)
