@@ -11,6 +11,7 @@ from typing import Any
 from launch.claims.arms import Arms, Stopped
 from launch.claims.plan import Claim, Size, read_claim, tasks_at
 from launch.config.errors import ConfigError, meant
+from launch.config.overlay import expanded
 from launch.config.resolved import flags
 from launch.run import DONE, STOPPED
 from launch.run_folder import read_json, write_json, write_whole
@@ -113,7 +114,7 @@ def size_of(claim: Claim, given: dict[str, str]) -> tuple[str, Size, Path | None
         if not all(word.strip().isdecimal() for word in words):
             raise ConfigError(f"--seeds {given['seeds']}: must be whole numbers with commas, as 1,2,3")
         size = Size(**{**vars(size), "seeds": {arm: [int(word) for word in words] for arm in claim.arms}})
-    root = Path(given["data.root"]).expanduser().resolve() if "data.root" in given else None
+    root = expanded(given["data.root"], "--data.root").resolve() if "data.root" in given else None
     if root is not None and not root.is_dir():
         raise ConfigError(f"--data.root {root}: is no folder; give the one with the sets, or leave it out")
     return name, size, root
@@ -122,7 +123,7 @@ def size_of(claim: Claim, given: dict[str, str]) -> tuple[str, Size, Path | None
 def out_folder(claim: Claim, size: str, given: dict[str, str]) -> Path:
     """Choose where the report goes; one of another size is not written over unless the user says so."""
     if "out" in given:
-        return Path(given["out"]).expanduser()
+        return expanded(given["out"], "--out")
     usual = Path("benchmarks", claim.method, "claim")
     there = (read_json(usual / "results.json") or {}).get("size", size)
     return usual if there == size else usual.with_name(f"claim_{size}")

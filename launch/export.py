@@ -46,7 +46,7 @@ def check_out(out: Path) -> None:
         ConfigError: it is a file or a folder that holds something or is in use, or it is below a file.
     """
     try:
-        if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir()) or out.samefile(Path.cwd())):
+        if (out.exists() or out.is_symlink()) and (not out.is_dir() or any(out.iterdir()) or out.samefile(Path.cwd())):
             raise ConfigError(f"--out {short(out)}: exists; give another folder")
         out.parent.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:

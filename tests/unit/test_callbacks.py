@@ -1,10 +1,15 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks.electra_panel import ALARM, CAUGHT, MISSED, escape, panel
 from callbacks.loggers import JsonLines, TensorBoard
+from datamodules.core.errors import DataError
 from tests.text import text_batch, word_tokenizer
 
 
@@ -34,6 +39,45 @@ def test_rewinding_drops_later_steps_and_a_torn_line(tmp_path):
     again.log_metrics({"a": 30}, step=3)
     again.save()
     assert [line["a"] for line in lines(tmp_path)] == [1, 2, 30]
+
+
+def test_rewinding_drops_damaged_lines_once(tmp_path, caplog):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 1}\n\xff\n5\n{"st\n{"step": "x"}\n{"step": 2}\n')
+    JsonLines(str(tmp_path)).rewind(2)
+    assert lines(tmp_path) == [{"step": 1}, {"step": 2}]
+    assert "4 damaged lines are dropped" in caplog.text
+
+
+def test_metrics_that_are_a_folder_are_refused(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(DataError, match="is not a file; move it away"):
+        JsonLines(str(tmp_path)).rewind(2)
+
+
+FULL = """
+import resource, signal, sys
+from callbacks.loggers import JsonLines
+logger = JsonLines(sys.argv[1])
+logger.log_metrics({"a": 1.0}, step=1)
+logger.save()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (30, resource.RLIM_INFINITY))
+logger.log_metrics({"a": 2.0}, step=2)
+try:
+    logger.save()
+except OSError:
+    print("full", open(sys.argv[1] + "/metrics.jsonl").read().endswith("}\\n"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+logger.save()
+"""
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], cwd=Path(__file__).parents[2],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.stdout == "full True\n", done.stderr
+    assert [line["a"] for line in lines(tmp_path)] == [1.0, 2.0]
 
 
 def test_tensorboard_shows_no_step_twice_after_a_rewind(tmp_path):

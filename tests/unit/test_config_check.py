@@ -69,6 +69,8 @@ def test_what_fits(kind: Kind, good: list, bad: list) -> None:
         ("--model=tests.cli.toy.Tov", "model.class = tests.cli.toy.Tov (--model): module tests.cli.toy has no class Tov; did you mean Toy?"),
         ("--model=tests.cli.gone.Toy", "model.class = tests.cli.gone.Toy (--model): there is no module tests.cli.gone on the Python path"),
         ("--data.sequence_length=65", "data.sequence_length = 65 (--data.sequence_length): is over the model's 64 positions; lower it or raise model.max_positions [model.max_positions = 64 (default)]"),
+        ("--ckpt_path=x", "ckpt_path = x (--ckpt_path): unknown key; did you mean run.checkpoint?"),
+        ("--seed_everything=1", "seed_everything = 1 (--seed_everything): unknown key; did you mean seed?"),
         ("--run.dri=x", "run.dri = x (--run.dri): not an option of Run; did you mean run.dir?"),
     ],
 )  # fmt: skip

@@ -1,13 +1,15 @@
 # ruff: noqa: E501
 """Merging from left to right: what a later file or flag changes, removes, brings back and replaces."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from launch.config.errors import ConfigError
-from launch.config.overlay import apply_file, apply_flag, nested
-from launch.config.resolved import flags, merge
+from launch.config.overlay import MAX_FILES, apply_file, apply_flag, find_file, nested
+from launch.config.read import read_text
+from launch.config.resolved import flags, merge, resolve
 
 
 def merged(*steps: str, tmp_path: Path) -> dict:
@@ -95,6 +97,9 @@ def test_extends_is_relative_and_own_keys_win(tmp_path: Path) -> None:
         ("extends: me.yaml\n", "the file extends itself"),
         ("extends: other.yaml\n", "the file extends itself"),
         ("extends: [1]\n", "expected a list of files"),
+        ("extends: ~nosuchuser/x.yaml\n", "there is no such user"),
+        (f"extends: {'x' * 5000}\n", "no such file as"),
+        ('extends: "a\\0b"\n', r"no such file as .*a\\x00b"),
     ],
 )
 def test_extends_mistakes(text: str, message: str, tmp_path: Path) -> None:
@@ -108,3 +113,57 @@ def test_words_of_a_command_line() -> None:
     assert flags(["-c", "a.yaml", "--config=b.yaml", "--x", "--y", "-1", "--z=", "--w", "a=b"]) == [
         ("config", "a.yaml"), ("config", "b.yaml"), ("x", "true"), ("y", "-1"), ("z", ""), ("w", "a=b"),
     ]  # fmt: skip
+
+
+def test_files_that_extend_each_other_twice_end(tmp_path: Path) -> None:
+    for number in range(25):
+        (tmp_path / f"{number}.yaml").write_text(f"extends: [{number + 1}.yaml, {number + 1}.yaml]\n")
+    (tmp_path / "25.yaml").write_text("seed: 1\n")
+    with pytest.raises(ConfigError) as caught:
+        apply_file({}, tmp_path / "0.yaml", [])
+    assert caught.value.problems == (
+        f"{tmp_path}/0.yaml: extends more than {MAX_FILES} files, counting each time that one is named",
+    )
+    table: dict = {}
+    apply_file(table, tmp_path / "21.yaml", [])
+    assert table[("seed",)].value == 1
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for file in (tmp_path / "pipe.yaml", Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="is not a regular file; save the configuration in one"):
+            apply_file({}, file, [])
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x.yaml", "x" * 5000, "a\0b", "a\nb", "configs/**x"])
+def test_paths_that_are_none(path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        find_file(path)
+    (line,) = caught.value.problems
+    assert line.isprintable() and len(line) < 400 and line.startswith("--config ")
+
+
+def test_sources_stay_on_their_line(tmp_path: Path) -> None:
+    file = tmp_path / "a\nseed: 9 # \x1b.yaml"
+    file.write_text("seed: 5\n")
+    text = resolve(["--config", "tests/cli/toy.yaml", "--config", str(file), "--data.tag", "\x7f\n"]).text()
+    again = read_text(text, "again")
+    assert again[("seed",)].value == 5
+    assert again[("data", "tag")].value == "\x7f\n"
+
+
+def test_many_keys_take_no_time_each() -> None:
+    """A prefix check against all other keys made this a matter of minutes."""
+    text = "a:\n" + "".join(f"  k{number}: {number}\n" for number in range(20_000))
+    assert len(read_text(text, "f")) == 20_000
+
+
+def test_a_run_brings_its_own_configuration(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(resolve(["--config", "tests/cli/toy.yaml", "--seed", "8"]).run_text())
+    with pytest.raises(ConfigError, match=r"model\.class: required"):
+        resolve(["--run.dir", str(tmp_path)])
+    (tmp_path / "run.json").write_text("{}")
+    found = resolve(["--data.tag", "two", "--run.dir", str(tmp_path)])
+    assert (found.get("seed"), found.get("data.tag"), found.run_dir) == (8, "two", tmp_path)
+    assert resolve(["--config", "tests/cli/toy.yaml", "--run.dir", str(tmp_path)]).get("seed") == 3

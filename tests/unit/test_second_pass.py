@@ -7,9 +7,10 @@ import pytest
 
 from launch.checkpoints import choose, step_of
 from launch.cli import Cli, translated
-from launch.config.errors import ConfigError
+from launch.config.errors import ConfigError, short
 from launch.config.read import Entry
 from launch.config.resolved import resolve
+from launch.evaluate import check_prediction
 from lightning_modules.core.checkpoint.errors import CheckpointError
 
 TOY = ["--config", "tests/cli/toy.yaml"]
@@ -80,11 +81,33 @@ def test_which_checkpoint_is_meant(tmp_path: Path) -> None:
     (checkpoints / "step_00000004").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="every checkpoint is damaged; delete the folder to start at step 0"):
         choose(checkpoints, None)
-    for wanted in (5, "5", "best", str(tmp_path / "gone")):
+    for wanted in (5, "5", "best", str(tmp_path / "gone"), "\u00b2", "9" * 4000, "9" * 19, 10**399):
         with pytest.raises(
-            CheckpointError, match=f"run.checkpoint = {wanted}: there is no .*; steps of this run: none"
+            CheckpointError, match=f"run.checkpoint = {short(wanted)}: there is no .*; steps of this run: none"
         ):
             choose(checkpoints, wanted)
     with pytest.raises(CheckpointError, match="manifest"):
         choose(checkpoints, 4)
     assert [step_of(path) for path in (None, Path("x/step_00000012"), Path("x/other"))] == [0, 12, 0]
+
+
+def test_the_last_lines_name_no_checkpoint_that_nobody_saves(tmp_path: Path) -> None:
+    for more, there in (([], True), (["--callbacks.checkpoint", "null"], False)):
+        cli = Cli("fit", resolve([*TOY, "--run.dir", str(tmp_path), *more], "fit"))
+        assert any("launch export" in line for line in cli.record.end_block(cli.trainer)) is there
+        cli.record.stopped = True
+        assert ("the same command goes on" in cli.record.end_block(cli.trainer)[0]) is there
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config", "configs/electra/debug.yaml"], "model.class = electra: gives no predictions"),
+        (["--model", "finetune", "--data", "labelled", "--data.source", "x", "--model.init_from", "x",
+          "--data.tokenizer", "x", "--data.global_batch_size", "8", "--data.micro_batch_size", "8"],
+         "data.predict_source = null: there is nothing to predict; give --data.predict_source FILE"),
+    ],
+)  # fmt: skip
+def test_nothing_to_predict(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_prediction(resolve(words, "predict"))
