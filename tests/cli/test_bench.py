@@ -62,6 +62,8 @@ def test_quick_electra(tmp_path):
 
 @pytest.mark.timeout(300)
 def test_quick_data(tmp_path):
-    done = launch("bench", "data", "--quick", "--out", str(tmp_path))
+    done = launch("bench", "data", "--quick", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    checked(tmp_path, {"bare", "packed", "documents", "segments", "two processes"})
+    folder = tmp_path / "runs" / "bench" / "data"  # never over what was measured
+    assert (folder / "report.md").read_text().startswith("# Bench: data, a quick run that measures nothing\n")
+    checked(folder, {"bare", "packed", "documents", "segments", "two processes"})

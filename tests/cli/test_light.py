@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.registry import DATA, MODELS
+from launch import methods
+from launch.registry import CALLBACKS, DATA, MODELS
 from tests.cli.launching import ROOT, TOY, environment, errors, launch, light
 
 
@@ -89,8 +90,8 @@ def test_every_mistake_is_shown_at_once(tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text((ROOT / TOY).read_text())
     flags = ["--model.hidden_size", "100.0", "--trainer.callbacks", "[]", "--data.tag=null", "--optimizer.lr", "1"]
     assert errors(light("fit", "--config", str(bad), *flags)) == [
-        f"callbacks.chekpoint = chekpoint ({bad}:8): unknown name; known: checkpoint, electra_panel, "
-        "progress, throughput, validation, or a dotted path to a class of your own; did you mean checkpoint?",
+        f"callbacks.chekpoint = chekpoint ({bad}:8): unknown name; known: {', '.join(CALLBACKS)}, "
+        "or a dotted path to a class of your own; did you mean checkpoint?",
         f"max_epochs = 3 ({bad}:9): unknown key; trainer.max_epochs is trainer.max_steps; the data has no end",
         "optimizer.lr = 1 (--optimizer.lr): unknown key",
         "trainer.callbacks = [] (--trainer.callbacks): not set here: it is the mapping `callbacks` at the top level, "
@@ -144,6 +145,14 @@ def test_other_ranks_do_not_repeat_a_mistake() -> None:
         assert errors(light("fit", "--config", TOY, "--seed", "-1", **stray)) == [
             "seed = -1 (--seed): must be from 0 to 4294967295"
         ]
+
+
+def test_a_method_says_how_its_claim_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "PROJECT", tmp_path)
+    assert methods.claim("mine") == "none"
+    (tmp_path / "configs" / "claims").mkdir(parents=True)
+    (tmp_path / "configs" / "claims" / "mine.yaml").write_text("")
+    assert methods.claim("mine") == "not run yet; python -m launch claim mine --size quick"
 
 
 @pytest.mark.parametrize(
