@@ -92,9 +92,11 @@ class Finetune(Method):
         if self.goes_on:
             self.use_kept(run)
         super().configure_model()
+        if self.goes_on:
+            return
         if self.head == "linear":
             rank_zero_warn("model.head = linear: this run cannot be exported; take hugging_face for that")
-        if self.init_from and not self.goes_on and self.trainer.is_global_zero:
+        if self.init_from and self.trainer.is_global_zero:
             self.model.network.config.save_pretrained(run / ENCODER)
 
     def build(self, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> None:
