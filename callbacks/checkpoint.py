@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
+from lightning_modules.core.base import Method
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.publish import (
     discard_leftovers,
@@ -142,6 +143,8 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
         if step == self._saved_step:
             return
         self._saved_step = step
+        if isinstance(trainer.lightning_module, Method):
+            trainer.lightning_module.settle()  # what is wrong with this step must be known before it is saved
         self._judge(trainer, step)
         for logger in trainer.loggers:
             logger.save()  # what was logged up to this step must not be younger than the checkpoint

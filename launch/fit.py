@@ -14,8 +14,8 @@ from launch.ranks import adopt_children, is_child, process_rank
 from launch.run import DIVERGED, DONE, ERROR, STOPPED, finished
 from launch.run_folder import RunFolder
 from lightning_modules.core import stop
-from lightning_modules.core.base import Diverged
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.divergence import Diverged
 
 GRACE_SECONDS = 30.0
 KNOWN = (ConfigError, DataError, CheckpointError)  # told in one line, without a traceback

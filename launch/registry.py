@@ -18,6 +18,7 @@ STRATEGIES = {
 
 CALLBACKS = {
     "checkpoint": "callbacks.checkpoint.Checkpoint",
+    "divergence": "callbacks.divergence.Divergence",
     "electra_panel": "callbacks.electra_panel.ElectraPanel",
     "progress": "callbacks.progress.Progress",
     "throughput": "callbacks.throughput.Throughput",

@@ -31,6 +31,7 @@ def start_table() -> Table:
         ("callbacks", "progress"): {},
         ("callbacks", "throughput"): {},
         ("callbacks", "checkpoint"): {},
+        ("callbacks", "divergence"): {},
         ("callbacks", "validation"): {},
         ("loggers", "tensorboard"): {},
         ("loggers", "jsonl"): {},

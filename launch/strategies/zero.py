@@ -1,6 +1,7 @@
 """DeepSpeed's ZeRO: optimizer state, gradients and weights in pieces over the ranks."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,8 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config
 
 from lightning_modules.core.checkpoint.strategy import SlicedCheckpoint
 
+# DeepSpeed calls collectives by names that torch 2.13 calls old, at every step
+warnings.filterwarnings("ignore", "`torch.distributed.* is deprecated", FutureWarning)
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # it would search for one
 
 

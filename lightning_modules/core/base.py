@@ -4,6 +4,7 @@
 the step of the learning rate, the validation step and the data position are one number.
 """
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from datamodules.core.batches import TextBatch
 from lightning_modules.core import stop
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
+from lightning_modules.core.divergence import Divergence, Late
 from lightning_modules.core.keyed import mix, seed_generators
 from lightning_modules.core.optim import build_optimizer, parameter_groups, set_rates
 from lightning_modules.core.schedules import schedule
@@ -30,10 +32,6 @@ from lightning_modules.core.warm_start import checkpoint_of, load_weights
 T = TypeVar("T")
 
 TRAIN, EVALUATE = 0, 1  # streams of randomness
-
-
-class Diverged(RuntimeError):
-    """The loss or the gradient is not finite any more."""
 
 
 class Method(LightningModule):
@@ -52,8 +50,12 @@ class Method(LightningModule):
         self.logged: dict[str, float] = {}  # the values of the newest logged step, for the progress line
         self.step_ended = 0.0
         self._evaluation = Totals()
-        self._ballot: tuple[Tensor, torch.cuda.Event | None] | None = None  # votes to stop of the step before
-        self._finite: Tensor | bool = True
+        self.divergence = Divergence()
+        self._ballot: Late | None = None  # votes to stop of the step before
+        self._norm: tuple[int, Late, list] | None = None  # of the newest step: its number, its gradient, its batches
+        self._share: Tensor | None = None  # this rank's share of the newest step's loss, where losses are watched
+        self._loss: tuple[int, Late, list] | None = None  # the loss of the step before, with its number and batches
+        self._batches: list = []
 
     def optimization(
         self,
@@ -131,19 +133,24 @@ class Method(LightningModule):
 
     def training_step(self, micro_batches: list[TextBatch], batch_idx: int) -> None:
         """Make one update from the rank's micro-batches of one global batch."""
+        self.settle()
         counts = self._global_counts(micro_batches)
         logs = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
-        totals = Totals()
+        totals, shares = Totals(), []
         with passes(self, len(micro_batches)) as contexts:
             for batch, context in zip(micro_batches, contexts, strict=True):
                 with context:
                     seed_generators(self.seed, TRAIN, batch["position"])
                     with self.trainer.precision_plugin.forward_context():  # DeepSpeed's engine ends the one around it
                         found = self(self.objective, batch, mix(self.seed, TRAIN), logs)
-                    backward(self, found.total(counts) * self.trainer.world_size)  # strategies average over the ranks
+                    loss = found.total(counts)
+                    backward(self, loss * self.trainer.world_size)  # strategies average over the ranks
+                shares.append(loss.detach())
                 if logs:
                     totals.add(found)
-        self._update(totals if logs else None)
+        self._update(totals if logs else None, micro_batches)
+        if self.divergence.spike_factor is not None:
+            self._share, self._batches = torch.stack(shares).double().sum(), micro_batches
 
     def forward(self, work: Callable[..., T], *arguments: object) -> T:
         """Call what runs the networks: `self(self.objective, ...)`.
@@ -153,38 +160,41 @@ class Method(LightningModule):
         return work(*arguments)
 
     def _global_counts(self, micro_batches: list[TextBatch]) -> dict[str, Tensor | float]:
-        """Count every term's targets over the global batch; the votes to stop ride along."""
+        """Count every term's targets over the global batch; votes to stop and the last loss ride along."""
         counts: dict[str, float] = {}
         for batch in micro_batches:
             for name, count in self.target_counts(batch).items():
                 counts[name] = counts.get(name, 0) + count
-        packed = torch.tensor([*counts.values(), float(bool(stop.requested()))], dtype=torch.float64)
+        packed = torch.tensor([*counts.values(), float(bool(stop.requested())), 0.0], dtype=torch.float64)
+        if self.trainer.world_size > 1 or self._share is not None:
+            packed = packed.to(self.device, non_blocking=True)
+        if self._share is not None:
+            packed[-1] = self._share
         if self.trainer.world_size > 1:
-            packed = packed.to(self.device, torch.float64, non_blocking=True)
             dist.all_reduce(packed)
-        self._act_on_votes(packed)
+        self._act_on(packed)
         # A term without any target has the sum 0: dividing by 1 keeps it 0, and keeps its gradient defined.
-        return dict(zip(counts, packed[:-1].clamp(min=1).unbind(), strict=True))
+        return dict(zip(counts, packed[:-2].clamp(min=1).unbind(), strict=True))
 
-    def _act_on_votes(self, packed: Tensor) -> None:
-        """End the run if any rank voted for it one step ago; that vote has long arrived, so nothing waits."""
-        if self._ballot is not None:
-            votes, arrival = self._ballot
-            if arrival is not None:
-                arrival.synchronize()  # a step old: a formality, but without it the host may read too early
-            if votes.item() > 0:
-                self.trainer.should_stop = True
-        self._ballot = packed[-1].to("cpu", non_blocking=True), torch.cuda.Event() if packed.is_cuda else None
-        if packed.is_cuda:
-            self._ballot[1].record()
+    def _act_on(self, packed: Tensor) -> None:
+        """End the run if any rank voted for it one step ago, and look at the loss of two steps ago."""
+        if self._ballot is not None and self._ballot.read() > 0:
+            self.trainer.should_stop = True
+        self._ballot = Late(packed[-2])
+        if self._loss is not None and self.divergence.is_spike(loss := self._loss[1].read()):
+            step, _, batches = self._loss
+            self._loss = self._share = None  # of steps before the rollback
+            self.divergence.act(self, step, f"the loss jumped to {loss:.6g}", batches, updated=True)
+        elif self._share is not None:
+            self._loss = self.trainer.global_step, Late(packed[-1]), self._batches
 
-    def _update(self, totals: Totals | None) -> None:
+    def _update(self, totals: Totals | None, micro_batches: list[TextBatch]) -> None:
         optimizer = self.optimizers()
         set_rates(optimizer, self.rate(self.trainer.global_step))
         self._watch.check()
         rate = optimizer.param_groups[0]["lr"]
         norm = update(self, optimizer, self.clip_norm)
-        self._finite = self._finite & torch.isfinite(norm)  # on the device: looked at when something is logged or saved
+        self._norm = self.trainer.global_step, Late(norm), micro_batches
         if totals is not None:
             self._log_step(totals, {"opt/lr": rate, "opt/grad_norm": norm.item()})
 
@@ -192,25 +202,28 @@ class Method(LightningModule):
         totals.reduce(self.device)
         values = {**totals.means(), **self.summarise(totals.statistics())}
         self.logged = {f"train/{name}": value for name, value in values.items()} | more
-        self.check_finite()
         self.log_values(self.logged)
 
-    def check_finite(self) -> None:
-        """Require that every gradient so far was finite; waits for the device.
+    def settle(self) -> None:
+        """Look at the gradient of the newest step, and deal with one that is not finite.
 
         Raises:
-            Diverged: naming the step at which it was found, and the loss that was logged last.
+            Diverged: the rule for such steps ends the run.
         """
-        if not self._finite:
-            loss = self.logged.get("train/loss", "not logged yet")
-            raise Diverged(
-                f"step {self.trainer.global_step}: a gradient was not finite at this step or since the last that was "
-                f"logged (loss {loss}); lower model.learning_rate, or look at the data"
-            )
+        found, self._norm = self._norm, None
+        if found is None:
+            return
+        step, norm, batches = found
+        if not math.isfinite(norm.read()):
+            self.divergence.act(self, step, "the gradient is not finite", batches, updated=False)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Refuse to save weights that a gradient which was not finite has spoilt."""
-        self.check_finite()
+        """Know what the newest step was before it is saved; waits for the device."""
+        self.settle()
+
+    def on_train_end(self) -> None:
+        """Know what the last step was."""
+        self.settle()
 
     def log_values(self, values: dict[str, float]) -> None:
         """Send values to every logger under the number of completed optimizer steps."""

@@ -67,8 +67,10 @@ class ReleasedAdam(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient; nothing at all where `found_inf` says that one is not finite."""
         loss = None
+        if getattr(self, "found_inf", None) is not None and self.found_inf.item():  # waits for the device
+            return loss
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()

@@ -70,6 +70,8 @@ def update(module: LightningModule, optimizer: LightningOptimizer, limit: float)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, limit or float("inf"))
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    optimizer.optimizer.grad_scale = None
+    optimizer.optimizer.found_inf = (~torch.isfinite(norm)).float()  # the fused kernel reads it on the device
     optimizer.step()
     optimizer.zero_grad()
     return norm

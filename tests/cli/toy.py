@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from datamodules.core.errors import DataError
 from lightning_modules.core import stop
-from lightning_modules.core.base import Diverged
+from lightning_modules.core.divergence import Diverged
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.checkpoint import Checkpoint, KeepBest
+from callbacks.divergence import Divergence
 from launch.strategies.replicas import ddp, single
 from lightning_modules.core.checkpoint import publish
 from lightning_modules.core.checkpoint.verify import newest_complete, step_folder
@@ -55,6 +56,8 @@ class Run:
     strategy: str = ""  # one that `strategies_toy` trains a method under; empty: single or ddp
     dropout: float = 0.1  # of that method
     num_workers: int = 0
+    poison: tuple[int, float] | None = None  # (step, factor): on the last rank, its last micro-batch's loss
+    divergence: dict | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -180,6 +183,8 @@ def trainer_of(run: Run) -> pl.Trainer:
     callbacks: list[pl.Callback] = [Checkpoint(every_n_steps=run.every_n_steps, **run.checkpoint)]
     if run.checkpoint.get("keep_best") is not None:
         callbacks.append(Validation(every_n_steps=4))
+    if run.divergence is not None:
+        callbacks.append(Divergence(**run.divergence))
     if run.kill is not None and run.kill[0] == "step":
         callbacks.append(Killer(run.kill[1], run.raises))
     return pl.Trainer(

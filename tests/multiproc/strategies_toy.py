@@ -80,6 +80,8 @@ class Toy(Method):
         following, counts = tokens_BL[:, 1:], self.target_counts(batch)
         following_loss = F.cross_entropy(logits_BLV.flatten(0, 1), following.flatten(), reduction="sum")
         third_loss = (((score_BL - 1) ** 2) * (following % 3 == 0)).sum()
+        if self.run.poison is not None and (self.trainer.global_step + 1, batch["last"]) == (self.run.poison[0], True):
+            following_loss = following_loss * self.run.poison[1]
         terms = {"next": Term(following_loss, counts["next"]), "third": Term(third_loss, counts["third"], 3.0)}
         return LossTerms(terms, {"third_score": (score_BL * (following % 3 == 0)).sum().detach()})
 
@@ -109,6 +111,7 @@ class Batches(IterableDataset):
                 {
                     "tokens_BL": piece,
                     "thirds": int((piece[:, 1:] % 3 == 0).sum()),
+                    "last": rank * own + index == MICRO_BATCHES - 1,
                     "position": place + index * (ROWS // MICRO_BATCHES),
                 }
                 for index, piece in enumerate(pieces)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_modules.core.checkpoint.verify import read_manifest
 from tests.multiproc.checkpoint_toy import Run, output, resume, start
 from tests.multiproc.strategies_toy import STRATEGIES, logged, saved, weights
 
@@ -87,3 +88,42 @@ def test_moved(straight, first, ranks, second, others, tmp_path: Path):
     run = killed(Run(tmp_path / "run", ranks, strategy=first, width=24), "step", 6, 0)
     finished(dataclasses.replace(run, strategy=second, world_size=others))
     assert_same(run, straight("single", 1), 1e-5)
+
+
+def manifest(run: Run) -> dict:
+    return read_manifest(resume(run))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("policy", "left_out"), [("skip", [7]), ("rollback", [5, 6, 7])])
+def test_a_gradient_that_is_not_finite_on_one_rank(strategy, policy, left_out, tmp_path: Path):
+    options = {"width": 24, "poison": (7, float("nan")), "divergence": {"policy": policy}}
+    alone = finished(Run(tmp_path / "alone", strategy="single", **options))
+    run = Run(tmp_path / "run", 2, strategy=strategy, **options)
+    stopped = killed(run, "step", 7 if policy == "rollback" else 9, 1)
+    finished(stopped)
+    assert manifest(alone)["skipped_steps"] == manifest(run)["skipped_steps"] == left_out
+    at_end, expected = weights(run), weights(alone)
+    for name, weight in expected.items():
+        torch.testing.assert_close(at_end[name], weight, rtol=1e-5, atol=1e-5)
+    straight = finished(Run(tmp_path / "straight", 2, strategy=strategy, **options))
+    assert logged(straight) == logged(run) and saved(straight) == saved(run)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_gradient_that_is_not_finite_ends_the_run_on_all_ranks(strategy, tmp_path: Path):
+    run = Run(tmp_path / "run", 2, strategy=strategy, width=24, poison=(7, float("nan")))
+    assert start(run) == [1, 1]
+    assert output(run).count("Diverged: step 7: the gradient is not finite") == 2
+    kept = sorted(path.name for path in (run.folder / "diverged" / "step_00000007").iterdir())
+    assert kept == ["rank_00000.pt", "rank_00001.pt"] and resume(run).name == "step_00000004"
+
+
+@pytest.mark.parametrize("strategy", ["single", "zero2", "fsdp"])
+def test_a_loss_that_jumps_is_rolled_back(strategy, tmp_path: Path):
+    options = {"width": 24, "max_steps": 32, "poison": (26, 1e4)}
+    divergence = {"policy": "rollback", "spike_factor": 10.0}
+    run = Run(tmp_path / "run", 1 if strategy == "single" else 2, strategy=strategy, divergence=divergence, **options)
+    finished(run)
+    assert "step 26: the loss jumped to" in output(run)
+    assert manifest(run)["skipped_steps"] == [25, 26, 27], "back to step 24, found after step 27"

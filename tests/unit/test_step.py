@@ -7,7 +7,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from callbacks.loggers import JsonLines
-from lightning_modules.core.base import Diverged, Method
+from launch.strategies.replicas import single
+from lightning_modules.core.base import Method
+from lightning_modules.core.divergence import Diverged, Divergence
 from lightning_modules.core.terms import LossTerms, Term, Totals
 from lightning_modules.electra.module import Electra
 from tests.text import text_batch, word_tokenizer
@@ -45,6 +47,7 @@ class Steps(LightningDataModule):
 def train(method: Method, sizes: list[int], steps: int = 3, folder: str = ".", **options) -> Trainer:
     torch.manual_seed(0)
     trainer = Trainer(
+        strategy=single(),
         accelerator="cpu",
         max_steps=steps,
         max_epochs=-1,
@@ -139,8 +142,46 @@ def test_a_parameter_without_gradient_is_named(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-    with pytest.raises(Diverged, match="step 1: a gradient was not finite"):
+    with pytest.raises(Diverged, match=r"step 1: the gradient is not finite; samples \[0, 1, 2.* on rank 0, kept in"):
         train(Forgetful(scale=float("nan")), [8], folder=str(tmp_path))
+    kept = torch.load(tmp_path / "diverged" / "step_00000001" / "rank_00000.pt", weights_only=True)
+    assert kept["step"] == 1 and torch.equal(kept["batches"][0]["ids_T"], text_batch(LENS, seed=0)["ids_T"])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "as_released"])
+def test_a_gradient_that_is_not_finite_makes_no_update(optimizer, tmp_path):
+    class Once(Electra):
+        """Has a loss that is no number in its second step."""
+
+        def objective(self, batch: dict, key: int, measures: bool) -> LossTerms:
+            found = super().objective(batch, key, measures)
+            if self.trainer.global_step != 1:
+                return found
+            return found._replace(terms={n: t._replace(sum=t.sum * float("nan")) for n, t in found.terms.items()})
+
+        def on_train_batch_start(self, *_: object) -> None:
+            self.before.append(torch.cat([p.detach().flatten() for p in self.parameters()]))
+
+    method = Once(
+        hidden_size=32, num_layers=1, embedding_size=16, max_positions=32, warmup_steps=0, optimizer=optimizer
+    )
+    method.before, method.divergence = [], Divergence("skip")
+    trainer = train(method, [4, 4], steps=4, folder=str(tmp_path))
+    starts = method.before
+    assert torch.equal(starts[1], starts[2]) and not torch.equal(starts[2], starts[3])
+    assert trainer.global_step == 4 and trainer.strategy.skipped_steps == (2,)
+    method = Once(hidden_size=32, num_layers=1, embedding_size=16, max_positions=32, warmup_steps=0)
+    method.before, method.divergence = [], Divergence("skip", budget=0)
+    with pytest.raises(Diverged, match="step 2"):
+        train(method, [4, 4], steps=4, folder=str(tmp_path))
+
+
+def test_a_spike_stands_out_of_the_spread_of_the_losses_before():
+    rule = Divergence(spike_factor=6.0)
+    assert not any(rule.is_spike(1.0 + 0.1 * (n % 3)) for n in range(19))
+    assert not rule.is_spike(50.0), "too few to tell"
+    assert rule.is_spike(3.0) and not rule.is_spike(1.3)
+    assert not Divergence().is_spike(1e9)
 
 
 def test_logged_norm_and_rate_are_those_of_the_step(tmp_path):

@@ -1,0 +1,45 @@
+"""What to do when a gradient is not finite, or a loss far above those before."""
+
+from typing import Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_modules.core import divergence
+
+
+class Divergence(Callback):
+    """Choose what a run does when numbers go wrong. A gradient that is not finite never makes an update.
+
+    Args:
+        policy: `stop` ends the run with exit code 3; `skip` goes on without that update; `rollback` takes weights and
+            moments back to the newest checkpoint. What is left out is listed in every later checkpoint's manifest.
+        budget: how many incidents a run may have before it is ended all the same.
+        spike_factor: a loss over the median of the last 200 by this many robust standard deviations is an incident too;
+            its update has been made, so `skip` then means a rollback. None looks at no loss.
+
+    Raises:
+        ValueError: a budget or factor below 0.
+    """
+
+    def __init__(
+        self,
+        policy: Literal["stop", "skip", "rollback"] = "stop",
+        budget: int = 10,
+        spike_factor: float | None = None,
+    ) -> None:
+        if budget < 0 or (spike_factor is not None and spike_factor <= 0):
+            raise ValueError(f"budget {budget} and spike_factor {spike_factor} must be positive")
+        self.rule = divergence.Divergence(policy, budget, spike_factor)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Hand the rule to the method, whose step finds what is wrong."""
+        pl_module.divergence = self.rule
+
+    def state_dict(self) -> dict:
+        """Keep what the rule remembers."""
+        return {"incidents": self.rule.incidents, "losses": list(self.rule.losses)}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Go on with it."""
+        self.rule.incidents = state_dict["incidents"]
+        self.rule.losses.extend(state_dict["losses"])
