@@ -52,7 +52,8 @@ def test_the_trainer_is_ours(tmp_path: Path) -> None:
     assert [type(logger).__name__ for logger in trainer.loggers] == ["TensorBoard", "JsonLines"]
     assert trainer.loggers[1].path == tmp_path / "metrics.jsonl"
     names = [type(callback).__name__ for callback in trainer.callbacks]
-    assert names == ["Guard", "Progress", "Shout", "Silent", "RunRecord", "Checkpoint"], "no summary, no bar"
+    assert names[:2] + names[-4:] == ["Guard", "Progress", "Shout", "Silent", "RunRecord", "Checkpoint"]
+    assert not {"ModelSummary", "RichModelSummary", "TQDMProgressBar", "RichProgressBar"} & {*names}
     assert (cli.model.seed, cli.datamodule.seed) == (11, 11)
     assert cli.model.betas == (0.9, 0.999)
     evaluation = Cli("test", resolve([*TOY, "--run.dir", str(tmp_path)]))
