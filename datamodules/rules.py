@@ -1,5 +1,7 @@
 """Rules between the options of data, checked before anything is built: (keys, complaint about their values or None)."""
 
+import os
+
 MOST_GROUPED = 1 << 24
 
 
@@ -30,6 +32,11 @@ def one_tokenizer(name: str | None, vocab_size: int | None) -> str | None:
     return fix if name and vocab_size else None
 
 
+def known_home(folder: str | None) -> str | None:
+    """A path may begin with the home of a user who is there."""
+    return "there is no such user; write the path in full" if os.path.expanduser(folder or "").startswith("~") else None
+
+
 def room_for_letters(vocab_size: int | None) -> str | None:
     """A quarter of a trained vocabulary is kept for single characters."""
     return "must be at least 100" if vocab_size is not None and vocab_size < 100 else None
@@ -54,6 +61,7 @@ RULES = [
     (("data.num_workers",), not_negative),
     (("data.num_prepare_processes",), not_negative),
     (("data.tokenizer.name", "data.tokenizer.train.vocab_size"), one_tokenizer),
+    (("data.cache_dir",), known_home),
     (("data.tokenizer.train.vocab_size",), room_for_letters),
     (("data.streaming", "data.examples", "data.length_grouping_steps", "data.num_workers"), streamed),
 ]

@@ -83,6 +83,11 @@ def test_a_cache_that_cannot_be_written_is_one_line(
     assert message.startswith("error: /") and message.count("\n") == 1
 
 
+def test_a_cache_of_a_user_who_is_not_there_is_refused(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"data.cache_dir = ~nosuchuser/x .*: there is no such user"):
+        main([*words, "~nosuchuser/x"])
+
+
 def test_rules_speak_before_anything_is_read(words: list[str]) -> None:
     flags = ["--data.sequence_length", "5", "--data.validation_fraction", "1", "--data.length_grouping_steps", "-1"]
     with pytest.raises(ConfigError) as caught:
