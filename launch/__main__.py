@@ -44,7 +44,7 @@ def main(words: list[str]) -> int:
 
 def dispatch(command: str, words: list[str]) -> int:
     """Import the command's module and run it; mistakes in the configuration are told by one process only."""
-    from launch.config.errors import ConfigError
+    from launch.config.errors import ConfigError, one_line
     from launch.ranks import process_rank
 
     try:
@@ -61,7 +61,7 @@ def dispatch(command: str, words: list[str]) -> int:
         return importlib.import_module(module).main(words)
     except ConfigError as error:
         if process_rank() == 0:
-            print(*(f"error: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
+            print(*(f"error: {one_line(problem)}" for problem in error.problems), sep="\n", file=sys.stderr)
         return 1
 
 

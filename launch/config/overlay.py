@@ -84,7 +84,7 @@ def apply_flag(table: Table, name: str, word: str, notes: list[str]) -> None:
         found = read_text(f"{name}: {word}", source, line=False)
         overlay(table, {key: Entry(entry.value, source) for key, entry in found.items()}, notes)
     elif "${" in word:
-        raise ConfigError(f"{name} = {word!r} ({source}): there is no ${{…}}; write the value itself")
+        raise ConfigError(f"{name} = {word!r} ({source}): there is no ${{...}}; write the value itself")
     else:
         overlay(table, {tuple(name.split(".")): Entry(plain(word), source, word)}, notes)
 

@@ -166,7 +166,7 @@ class _Reader:
                     found[name.value] = self.value(item)
             return found
         if "${" in node.value:
-            self.problems.append(f"{self.where(node)}: {node.value!r}: there is no ${{…}}; write the value itself")
+            self.problems.append(f"{self.where(node)}: {node.value!r}: there is no ${{...}}; write the value itself")
         return plain(node.value) if not node.style else node.value
 
 

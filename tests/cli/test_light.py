@@ -124,6 +124,10 @@ def test_mistakes_of_several_files_come_together(tmp_path: Path) -> None:
     ]
 
 
+def test_a_mistake_stays_on_its_line() -> None:
+    assert errors(light("fit", "a\nb")) == ["a\\nb: not a flag; write --key value, and files as --config FILE"]
+
+
 def test_what_is_required(tmp_path: Path) -> None:
     assert errors(light("fit")) == [
         f"model.class: required; one of {', '.join(MODELS)}, or a dotted path to a class",

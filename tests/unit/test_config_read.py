@@ -71,7 +71,7 @@ def test_leaves_carry_file_and_line() -> None:
             "a: !!python/object:os.system x\n",
             "f.yaml:1: tags are not supported (tag:yaml.org,2002:python/object:os.system); write the plain value",
         ),
-        ("a: ${b}\n", "f.yaml:1: '${b}': there is no ${…}; write the value itself"),
+        ("a: ${b}\n", "f.yaml:1: '${b}': there is no ${...}; write the value itself"),
         ("<<: {a: 1}\n", "f.yaml:1: keys are plain names; to build on another file use `extends`"),
         ("? [a]\n: 1\n", "f.yaml:1: keys are plain names; to build on another file use `extends`"),
         ("a: " + "[" * 3000, "f.yaml:1: more than 20 levels"),
