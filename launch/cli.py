@@ -143,6 +143,7 @@ class Cli(LightningCLI):
         """Give both sides the seed, and apply the rules that had to wait for the number of ranks."""
         check_ranks(self.resolved, self.trainer.world_size)
         self.model.seed = self.datamodule.seed = self.resolved.get("seed")
+        self.model.goes_on = self.checkpoint is not None
 
     def _check_sorts(self) -> None:
         sorts = {"model": LightningModule, "data": LightningDataModule, "callbacks": Callback}

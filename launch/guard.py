@@ -1,6 +1,7 @@
 """What all ranks must agree on before the first step, and what a resumed run must find again."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from launch.config.errors import ConfigError
 from launch.config.resolved import RUN_FILE, Resolved
@@ -36,4 +37,6 @@ class Guard(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write down what the run trains with from here on: nothing can refuse it any more."""
         if trainer.is_global_zero:
-            self.folder.accept(self.resolved, getattr(trainer.datamodule, "fingerprint", None))
+            fingerprint = getattr(trainer.datamodule, "fingerprint", None)
+            engine = trainer.strategy.config if isinstance(trainer.strategy, DeepSpeedStrategy) else None
+            self.folder.accept(self.resolved, data_fingerprint=fingerprint, deepspeed=engine)

@@ -31,8 +31,8 @@ def main(words: list[str]) -> int:
     resolved = resolve(words)
     from datamodules.core.errors import DataError
 
-    data = instantiate(resolved)
     try:
+        data = instantiate(resolved)
         if tokenizer_only:
             print(f"tokenizer: {data.preparation.make_tokenizer()}")
         elif part is not None:

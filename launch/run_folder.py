@@ -112,14 +112,14 @@ class RunFolder:
         self._note_facts(**surroundings())
         self._note("start", self.attempt, reason=reason, **_identity())
 
-    def accept(self, resolved: Resolved, fingerprint: str | None) -> None:
-        """Make configuration and data those of the run: its training has begun."""
+    def accept(self, resolved: Resolved, **facts: Any) -> None:
+        """Make the configuration that of the run, and note what else it trains with: its training has begun."""
         if (self.path / CONFIG).exists() and not self.differences(resolved):
             (self.path / NEXT_CONFIG).unlink(missing_ok=True)  # the old one names the older sources
         else:
             (self.path / NEXT_CONFIG).replace(self.path / CONFIG)
-        data = {"data_fingerprint": fingerprint} if fingerprint else {}
-        self._note_facts(config_sha256=resolved.digest(), **data)
+        known = {name: fact for name, fact in facts.items() if fact is not None}
+        self._note_facts(config_sha256=resolved.digest(), **known)
 
     def end(self, code: int, step: int, reason: str) -> None:
         """Close the attempt: outcome.json, the ledger, the lock. A full disk does not hide how the run ended."""

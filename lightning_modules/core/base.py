@@ -47,6 +47,7 @@ class Method(LightningModule):
         self.seed = 0  # set by the launcher from the top-level key
         self.model: nn.Module | None = None
         self.init_from: str | None = None  # weights to start from: run folder, Hugging Face folder or hub name
+        self.goes_on = False  # set by the launcher: the weights come from a checkpoint of the run itself
         self.logged: dict[str, float] = {}  # the values of the newest logged step, for the progress line
         self.step_ended = 0.0
         self._evaluation = Totals()
@@ -107,7 +108,7 @@ class Method(LightningModule):
         if self.model is None:
             data = self.trainer.datamodule
             self.build(data.tokenizer, data.sequence_length)
-            if self.init_from and not self.trainer.ckpt_path:  # a run that goes on has weights of its own
+            if self.init_from and not self.goes_on:
                 self.warm_start(self.init_from)
 
     def warm_start(self, source: str) -> None:

@@ -30,7 +30,7 @@ def test_an_attempt_starts_and_ends_among_damaged_files(tmp_path: Path, capsys: 
     assert folder.attempt == 4
     assert [line["event"] for line in folder.ledger()] == ["start", "end", "start"]
     assert not (tmp_path / "config.yaml").exists(), "nothing was trained yet"
-    folder.accept(resolved, "one")
+    folder.accept(resolved, data_fingerprint="one")
     assert (tmp_path / "config.yaml").read_text() == resolved.run_text()
     facts = json.loads((tmp_path / "run.json").read_text())
     assert (facts["config_sha256"], facts["data_fingerprint"]) == (resolved.digest(), "one")
@@ -43,7 +43,7 @@ def test_an_attempt_starts_and_ends_among_damaged_files(tmp_path: Path, capsys: 
 def test_what_never_trained_is_not_compared_with(tmp_path: Path) -> None:
     first, second, folder = resolve(["--config", TOY]), resolve(["--config", TOY, "--seed", "9"]), RunFolder(tmp_path)
     folder.start(first, "new")
-    folder.accept(first, None)
+    folder.accept(first)
     folder.start(second, "refused")
     folder.end(1, 0, "error")
     assert folder.differences(first) == {}

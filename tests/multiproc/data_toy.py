@@ -34,7 +34,8 @@ class Notes(lightning.LightningModule):
 
     def validation_step(self, batch: list, index: int) -> None:
         self.items += 1
-        self.validated += [place for micro_batch in batch for place in micro_batch["sample_B"].tolist()]
+        counted = [micro_batch for micro_batch in batch if not micro_batch.get("filler")]
+        self.validated += [place for micro_batch in counted for place in micro_batch["sample_B"].tolist()]
 
 
 def main(folder: Path, ranks: int, steps: int, streaming: bool) -> None:

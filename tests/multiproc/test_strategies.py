@@ -1,5 +1,7 @@
 """ELECTRA under every strategy on two processes, through the command line: the mathematics of one process."""
 
+import json
+
 import pytest
 import torch
 
@@ -59,6 +61,9 @@ def assert_same_training(ours, theirs, tolerance: float) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_train_as_one(runs, strategy):
     assert_same_training(runs(strategy, 2), runs("single", 1), 1e-5)
+    facts = json.loads((runs(strategy, 2) / "run.json").read_text())
+    stage = facts.get("deepspeed", {}).get("zero_optimization", {}).get("stage")
+    assert stage == (int(strategy[4]) if strategy.startswith("zero") else None)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -8,6 +8,7 @@ from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.warm_start import checkpoint_of, load_weights
 from lightning_modules.electra.module import Electra
 from lightning_modules.finetune.modeling import encoder_config, load_encoder
+from tests.runs import launch
 from tests.text import word_tokenizer
 
 
@@ -112,3 +113,12 @@ def test_code_that_lies_beside_weights_is_never_run(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="no run, folder or hub model can be read there: "):
         encoder_config(str(tmp_path), word_tokenizer())
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_that_goes_on_does_not_need_the_run_it_started_from(tmp_path):
+    base = ["fit", "--config", "configs/electra/debug.yaml", "--callbacks.validation", "null"]
+    launch(*base, "--trainer.max_steps=1", f"--run.dir={tmp_path / 'first'}")
+    words = [*base, f"--run.dir={tmp_path / 'second'}", f"--model.init_from={tmp_path / 'first'}"]
+    launch(*words, "--trainer.max_steps=2")
+    (tmp_path / "first").rename(tmp_path / "moved")
+    assert "going on after step 2" in launch(*words, "--trainer.max_steps=3")
