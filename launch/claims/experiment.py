@@ -7,7 +7,7 @@ from typing import Any
 from launch.claims.arms import COUNTED_STEPS, Arms, Run, Runner
 from launch.claims.judge import Judge, Wanted, judged, quiet
 from launch.claims.plan import Claim, Size, Task
-from launch.claims.results import Scores, comparison, record, score
+from launch.claims.results import Scores, collapsed, comparison, record, score
 from launch.config.errors import ConfigError
 from launch.run import DONE
 
@@ -33,12 +33,15 @@ def carried_out(
     by_run = dict(zip(good, scores, strict=True))
     records = [record(run, code, by_run.get(run)) for run, code in codes.items()]
     judge = Judge(size.judging, tasks, trainer)
+    about = {name: described(judge, name, first) for name in tasks}
+    lost = collapsed(records, {name: facts["majority"] for name, facts in about.items()})
     return {
-        "comparisons": [comparison(records, a, b) for a, others in claim.comparisons.items() for b in others],
+        "comparisons": [comparison(records, a, b, lost) for a, others in claim.comparisons.items() for b in others],
+        "collapsed": lost,
         "arms": {arm: {"learning_rate": rates[arm], **costs(arms, arm)} for arm in claim.arms},
         "runs": records,
         "untrained": {"scores": fresh, "score": score(fresh)},
-        "tasks": {name: described(judge, name, first) for name in tasks},
+        "tasks": about,
         "tuning": tuning,
         "learning_rates": size.learning_rates,
         "tuning_fraction": size.tuning_fraction,

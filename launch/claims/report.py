@@ -85,6 +85,19 @@ def reading(results: dict[str, Any]) -> list[str]:
         split = {name: found[name]["verdict"] for name in ("probe_mean", "finetune")}
         if set(split.values()) != {found["verdict"]}:
             lines.append(f"  By itself, the probe says: {split['probe_mean']}; fine-tuning says: {split['finetune']}.")
+    for arm in results["collapsed"]:
+        lines.append(
+            f"- {arm}: fine-tuned, every run names the majority class. Its training collapsed at the learning rate "
+            "that the shorter tuning runs chose; beating it shows nothing, and nothing is decided."
+        )
+    edge = (
+        {results["learning_rates"][0], results["learning_rates"][-1]} if len(results["learning_rates"]) > 1 else set()
+    )
+    at_edge = [arm for arm, facts in results["arms"].items() if facts["learning_rate"] in edge]
+    if at_edge:
+        lines.append(
+            f"- The best learning rate of {', '.join(at_edge)} lies at the edge of the grid: another may be better."
+        )
     floor, runs = results["untrained"], [run for run in results["runs"] if run["scores"]]
     low = [r["arm"] for r in runs if floor and r["score"] <= floor["score"]]
     if low:

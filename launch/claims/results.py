@@ -1,5 +1,6 @@
 """What a claim found, as plain values: the contents of results.json."""
 
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from launch.claims.statistics import OPEN, t_interval, verdict
 from launch.run_folder import RunFolder, read_json
 
 SCORED = ("probe_mean", "finetune")  # what counts; the probe on [CLS] is reported beside
+COLLAPSED_POINTS = 0.5  # so near to naming the majority class everywhere, an arm has learned nothing
 MEASURES = {"score": "all", "probe_mean": "probes", "finetune": "fine-tuning"}
 
 Scores = dict[str, dict[str, float]]  # task -> measure -> 0 to 100
@@ -52,8 +54,21 @@ def seconds(folder: Path) -> float:
     return total
 
 
-def comparison(records: list[dict[str, Any]], better: str, worse: str) -> dict[str, Any]:
-    """Compare two arms seed by seed, over all that counts and by each measure."""
+def collapsed(records: list[dict[str, Any]], majority: dict[str, float]) -> list[str]:
+    """Return the arms of which every run, fine-tuned, does no better than naming the majority class of each task.
+
+    Their training went wrong, so that beating them shows nothing.
+    """
+    by_arm: dict[str, list[float]] = {}
+    for found in records:
+        if found["scores"]:
+            by_arm.setdefault(found["arm"], []).append(score(found["scores"], "finetune"))
+    floor = sum(majority.values()) / len(majority)
+    return [arm for arm, values in by_arm.items() if max(values) < floor + COLLAPSED_POINTS]
+
+
+def comparison(records: list[dict[str, Any]], better: str, worse: str, lost: Collection[str] = ()) -> dict[str, Any]:
+    """Compare two arms seed by seed, over all that counts and by each measure; one that is `lost` decides nothing."""
     by_arm = {arm: {r["seed"]: r for r in records if r["arm"] == arm and r["scores"]} for arm in (better, worse)}
     seeds = sorted(by_arm[better].keys() & by_arm[worse].keys())
     pairs = [(by_arm[better][seed]["scores"], by_arm[worse][seed]["scores"]) for seed in seeds]
@@ -66,7 +81,7 @@ def comparison(records: list[dict[str, Any]], better: str, worse: str) -> dict[s
         task: _told([score({task: ours[task]}) - score({task: theirs[task]}) for ours, theirs in pairs])
         for task in tasks
     }
-    return {**found, "verdict": found["score"]["verdict"]}
+    return {**found, "verdict": OPEN if {better, worse} & set(lost) else found["score"]["verdict"]}
 
 
 def _told(differences: list[float]) -> dict[str, Any]:

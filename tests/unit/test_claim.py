@@ -13,7 +13,7 @@ from launch.claims import arms as arms_module
 from launch.claims.arms import Arms, Cost, Run, Runner, merged, steps_for
 from launch.claims.judge import Wanted, probed
 from launch.claims.plan import Judging, Task, read_claim, tasks_at
-from launch.claims.results import comparison, score
+from launch.claims.results import collapsed, comparison, score
 from launch.claims.statistics import FAILS, HOLDS, OPEN, Interval, t_interval, verdict
 from launch.config.errors import ConfigError
 from launch.config.resolved import resolve
@@ -214,3 +214,15 @@ def test_a_claim_that_is_not_written_as_it_must_be(tmp_path):
 
 def test_what_is_judged_by_default_is_all():
     assert Wanted(Path("x"), 1).measures == ("probe", "finetune") and Wanted(Path("x"), 1).trained
+
+
+def test_beating_an_arm_that_collapsed_shows_nothing():
+    def run(arm: str, seed: int, points: float) -> dict:
+        scores = {"probe_mean": points, "probe_cls": points, "finetune": points}
+        return {"arm": arm, "seed": seed, "scores": {"one": scores, "two": scores}}
+
+    records = [run("good", seed, 60.0 + seed) for seed in (1, 2, 3)] + [run("lost", seed, 40.2) for seed in (1, 2, 3)]
+    lost = collapsed(records, {"one": 30.0, "two": 50.0})
+    assert lost == ["lost"] and collapsed(records, {"one": 30.0, "two": 40.0}) == []
+    assert comparison(records, "good", "lost")["verdict"] == HOLDS
+    assert comparison(records, "good", "lost", lost)["verdict"] == OPEN
