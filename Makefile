@@ -11,6 +11,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/electra/demo
 
+define LACKING
+import importlib.util as util
+needed = "torch", "lightning", "transformers", "datasets", "jsonargparse", "torchmetrics", "tensorboard"
+lacking = [name for name in needed if util.find_spec(name) is None]
+if not lacking:
+    import torch
+    lacking = [] if torch.cuda.is_available() else ["a CUDA device"]
+print(*lacking, sep=", ")
+endef
+export LACKING
+
 .PHONY: env demo test test-matrix lint gpu
 .DEFAULT_GOAL := env
 
@@ -42,4 +53,5 @@ lint: env
 
 gpu:
 	$(PYTHON) -m pytest tests/gpu -rs || test $$? -eq 5  # 5: everything was skipped, with the reason
-	$(PYTHON) -m launch bench electra --device cuda --out benchmarks/electra/bench_gpu
+	@lacking=$$($(PYTHON) -c "$$LACKING"); if [ -n "$$lacking" ]; then echo "bench skipped: $(PYTHON) lacks $$lacking"; \
+	else $(PYTHON) -m launch bench electra --device cuda --out benchmarks/electra/bench_gpu; fi
