@@ -114,10 +114,10 @@ class RunFolder:
 
     def accept(self, resolved: Resolved, **facts: Any) -> None:
         """Make the configuration that of the run, and note what else it trains with: its training has begun."""
-        if (self.path / CONFIG).exists() and not self.differences(resolved):
-            (self.path / NEXT_CONFIG).unlink(missing_ok=True)  # the old one names the older sources
-        else:
-            (self.path / NEXT_CONFIG).replace(self.path / CONFIG)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / CONFIG).exists() or self.differences(resolved):  # else the old one names the older sources
+            write_whole(self.path / CONFIG, resolved.run_text())
+        (self.path / NEXT_CONFIG).unlink(missing_ok=True)
         known = {name: fact for name, fact in facts.items() if fact is not None}
         self._note_facts(config_sha256=resolved.digest(), **known)
 
