@@ -2,6 +2,7 @@
 
 from enum import Enum
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from callbacks.checkpoint import Checkpoint
 from lightning_modules.core.checkpoint.errors import CheckpointError
-from lightning_modules.core.checkpoint.layouts import Replicas, layout_of
+from lightning_modules.core.checkpoint.layouts import INTERNALS, Replicas, layout_of, require_internals
 from lightning_modules.core.checkpoint.slices import share, snapshot
 from lightning_modules.core.checkpoint.whole import describe_groups, persistent_buffers, plain, restore_groups
 
@@ -99,6 +100,15 @@ def test_strategies_without_a_layout_are_refused_by_name() -> None:
     strategy._lightning_module = None
     with pytest.raises(CheckpointError, match="strategy FSDPStrategy: has no checkpoint layout"):
         layout_of(strategy)
+
+
+@pytest.mark.parametrize(("stage", "name"), [(stage, name) for stage in INTERNALS for name in INTERNALS[stage]])
+def test_another_version_of_the_engine_is_refused_by_the_name_that_is_gone(stage: int, name: str) -> None:
+    engine = SimpleNamespace(**dict.fromkeys(INTERNALS[stage]))
+    require_internals(engine, stage)
+    delattr(engine, name)
+    with pytest.raises(CheckpointError, match=rf"deepspeed [\d.]+: its ZeRO-{stage} optimizer has no {name}, which"):
+        require_internals(engine, stage)
 
 
 def test_the_rate_comes_back_and_what_is_configured_now_holds() -> None:

@@ -5,6 +5,7 @@ What is read of DeepSpeed's engine is internal to it: the version is pinned, and
 
 import math
 from collections.abc import Iterator
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -58,6 +59,21 @@ def layout_of(strategy: Strategy) -> Layout:
     if isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
         return Replicas(module, strategy.optimizers)
     raise CheckpointError(f"strategy {type(strategy).__name__}: has no checkpoint layout; use one of Tokamak's")
+
+
+def require_internals(zero: Any, stage: int) -> None:
+    """Look for what is read of DeepSpeed's optimizer, before anything is saved with it.
+
+    Raises:
+        CheckpointError: another version of DeepSpeed keeps it elsewhere.
+    """
+    for name in INTERNALS[stage]:
+        if not hasattr(zero, name):
+            version = metadata.version("deepspeed")
+            raise CheckpointError(
+                f"deepspeed {version}: its ZeRO-{stage} optimizer has no {name}, which checkpoints are made of; "
+                "install the version in constraints.txt"
+            )
 
 
 class Replicas:
@@ -131,6 +147,8 @@ class _Zero:
         self.names = {id(parameter): name for name, parameter in module.named_parameters()}
         self.parameters = dict(module.named_parameters())
         self.zero, self.strategy = zero, strategy
+        if zero is not None:
+            require_internals(zero, 3 if strategy.zero_stage_3 else 1)
 
     def groups(self) -> list[tuple[str, list[Group]]]:
         """Name the parameters of every group, as they were before DeepSpeed flattened them."""
