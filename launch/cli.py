@@ -10,7 +10,7 @@ import warnings
 from typing import Any, NoReturn
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -25,6 +25,10 @@ from launch.guard import Guard
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # seeds, devices and tips at every start
 warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # between torch and Lightning
+REFUSED = {  # they would fail after the training
+    ModelCheckpoint: "writes another form of checkpoint; use callbacks.checkpoint",
+    EarlyStopping: "reads trainer.callback_metrics, which stays empty: values go to loggers; give trainer.max_steps",
+}
 KEY = re.compile(r'(?:Parser )?key "([\w.]+)":? *|option \'([\w.]+)\'', re.IGNORECASE)
 SUBTYPES = re.compile(r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*")
 
@@ -153,6 +157,9 @@ class Cli(LightningCLI):
                 raise ConfigError(
                     f"{key}.class = {part.__module__}.{part.__qualname__}: not a Lightning {sort.__name__}"
                 )
+            for refused, reason in REFUSED.items():
+                if key.startswith("callbacks.") and issubclass(part, refused):
+                    raise ConfigError(f"{key}.class = {part.__module__}.{part.__qualname__}: {reason}")
 
 
 def imported(path: str) -> Any:
