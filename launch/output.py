@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -18,27 +19,38 @@ def install() -> None:
 class Steady:
     """A text stream that never raises: a run must not end because `| tee` or `| head` did.
 
-    A broken pipe becomes /dev/null; after other faults, as of a full disk, the next line is tried again.
+    A broken pipe becomes /dev/null; after other faults, as of a full disk, the next line is tried again. Lines are sent
+    whole, also where Python does not buffer: ranks share the output, and print() writes a line in pieces.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self._stream, self._held, self._lock = stream, "", threading.RLock()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
-        try:
-            return self._stream.write(text)
-        except OSError as error:
-            self._forgive(error)
+        """Keep text until its line is whole."""
+        with self._lock:
+            self._held += text
+            if "\n" in text:
+                self._send()
         return len(text)
 
     def flush(self) -> None:
         """Flush what can be flushed."""
+        with self._lock:
+            self._send()
+            try:
+                self._stream.flush()
+            except OSError as error:
+                self._forgive(error)
+
+    def _send(self) -> None:
+        text, self._held = self._held, ""
         try:
-            self._stream.flush()
+            if text:
+                self._stream.write(text)
         except OSError as error:
             self._forgive(error)
 

@@ -32,6 +32,17 @@ def test_a_dead_reader_gives_way_to_dev_null(number: str) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_lines_are_sent_whole() -> None:
+    """print() writes in pieces, and with -u each would reach a pipe that ranks share by itself."""
+    reader, writer = os.pipe2(os.O_DIRECT)  # hands over one write at a time
+    code = "from launch import output\noutput.install()\nfor _ in range(9): print('step', 3)"
+    process = subprocess.Popen([sys.executable, "-u", "-c", code], cwd=ROOT, stdout=writer)
+    os.close(writer)
+    writes = list(iter(lambda: os.read(reader, 4096), b""))
+    os.close(reader)
+    assert process.wait() == 0 and writes == [b"step 3\n"] * 9
+
+
 def test_a_full_disk_is_tried_again() -> None:
     done = run("-c", "from launch import output\noutput.install()\nprint('a', flush=True)\nprint('b', flush=True)")
     assert done.stdout == b"a\nb\n"
