@@ -84,3 +84,22 @@ def test_a_run_goes_on_under_another_strategy(runs, first, ranks, second, other,
     kill_at_step(start(*words(first, ranks), run), tmp_path / "run", 8)
     assert "going on after step 6" in launch(*words(second, other), run)
     assert_same_training(tmp_path / "run", runs("single", 1), 1e-5)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("strategy", ["zero3", "fsdp"])
+def test_pretrained_weights_are_cut_into_pieces(strategy, tmp_path):
+    """A Hugging Face folder, and a run, as the start of a model that no rank holds whole."""
+    launch(*words("single", 1), "--trainer.max_steps=2", f"--run.dir={tmp_path / 'source'}")
+    launch("export", str(tmp_path / "source"), "--out", str(tmp_path / "hf"))
+    for source in ("hf", "source"):
+        found = []
+        for name, ranks in (("single", 1), (strategy, 2)):
+            run = tmp_path / f"{source}-{name}"
+            options = ["--trainer.max_steps=2", "--callbacks.validation=null", f"--model.init_from={tmp_path / source}"]
+            launch(*words(name, ranks), *options, "--seed=7", f"--run.dir={run}")
+            found.append(weights(run))
+        for name, weight in found[0].items():
+            torch.testing.assert_close(found[1][name], weight, rtol=1e-5, atol=1e-5)
+    fresh, started = weights(tmp_path / "source"), found[0]
+    assert all((fresh[name] - started[name]).abs().max() < 0.01 for name in fresh), "two small steps from the source"

@@ -14,15 +14,15 @@ from tests.multiproc.strategies_toy import STRATEGIES, logged, saved, weights
 long = partial(pytest.param, marks=pytest.mark.matrix)  # for make test-matrix
 
 CROSSINGS = [
-    *((name, 2, name, 1) for name in STRATEGIES),
+    *(long(name, 2, name, 1) for name in STRATEGIES),
     *(long(name, 1, name, 2) for name in STRATEGIES),
     ("zero3", 2, "ddp", 2),
-    ("ddp", 2, "zero3", 2),
-    ("zero1", 2, "fsdp", 2),
+    long("ddp", 2, "zero3", 2),
+    long("zero1", 2, "fsdp", 2),
     ("single", 1, "zero3", 2),
     ("fsdp", 2, "zero2", 1),
-    ("zero3_offload", 2, "fsdp", 4),
-    ("fsdp", 4, "single", 1),
+    long("zero3_offload", 2, "fsdp", 4),
+    long("fsdp", 4, "single", 1),
 ]
 
 
@@ -73,7 +73,7 @@ def test_as_one_process(straight, strategy, ranks):
 
 
 @pytest.mark.parametrize("ranks", [long(2), 4])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ["ddp", "zero3", "fsdp", *map(long, ["zero1", "zero2", "zero3_offload"])])
 def test_killed_twice_and_bit_identical(straight, strategy, ranks, tmp_path: Path):
     run = Run(tmp_path / "run", ranks, strategy=strategy, width=24)
     run = killed(run, "shard", 1, ranks - 1)  # a rank, before it announces its part of the second save
