@@ -5,6 +5,7 @@ from typing import Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_modules.core import divergence
+from lightning_modules.core.checkpoint.errors import CheckpointError
 
 
 class Divergence(Callback):
@@ -18,7 +19,7 @@ class Divergence(Callback):
             its update has been made, so `skip` then means a rollback. None looks at no loss.
 
     Raises:
-        ValueError: a budget or factor below 0.
+        CheckpointError: a budget below 0, or a factor that is not above it.
     """
 
     def __init__(
@@ -27,8 +28,10 @@ class Divergence(Callback):
         budget: int = 10,
         spike_factor: float | None = None,
     ) -> None:
-        if budget < 0 or (spike_factor is not None and spike_factor <= 0):
-            raise ValueError(f"budget {budget} and spike_factor {spike_factor} must be positive")
+        if budget < 0:
+            raise CheckpointError(f"callbacks.divergence.budget: {budget} is below 0")
+        if spike_factor is not None and not spike_factor > 0:
+            raise CheckpointError(f"callbacks.divergence.spike_factor: {spike_factor} is not above 0")
         self.rule = divergence.Divergence(policy, budget, spike_factor)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

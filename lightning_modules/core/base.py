@@ -218,10 +218,6 @@ class Method(LightningModule):
         if not math.isfinite(norm.read()):
             self.divergence.act(self, step, "the gradient is not finite", batches, updated=False)
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Know what the newest step was before it is saved; waits for the device."""
-        self.settle()
-
     def on_train_end(self) -> None:
         """Know what the last step was."""
         self.settle()

@@ -6,9 +6,11 @@ from lightning import LightningDataModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from callbacks.divergence import Divergence as DivergenceCallback
 from callbacks.loggers import JsonLines
 from launch.strategies.replicas import single
 from lightning_modules.core.base import Method
+from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.divergence import Diverged, Divergence
 from lightning_modules.core.terms import LossTerms, Term, Totals
 from lightning_modules.electra.module import Electra
@@ -182,6 +184,12 @@ def test_a_spike_stands_out_of_the_spread_of_the_losses_before():
     assert not rule.is_spike(50.0), "too few to tell"
     assert rule.is_spike(3.0) and not rule.is_spike(1.3)
     assert not Divergence().is_spike(1e9)
+    for options, message in (
+        ({"budget": -1}, "budget: -1 is below 0"),
+        ({"spike_factor": 0.0}, "spike_factor: 0.0 is"),
+    ):
+        with pytest.raises(CheckpointError, match=f"callbacks.divergence.{message}"):
+            DivergenceCallback(**options)
 
 
 def test_logged_norm_and_rate_are_those_of_the_step(tmp_path):
