@@ -43,8 +43,8 @@ def main(words: list[str]) -> int:
 
 
 def dispatch(command: str, words: list[str]) -> int:
-    """Import the command's module and run it; mistakes in the configuration are told by one process only."""
-    from launch.config.errors import ConfigError, one_line
+    """Import the command's module and run it; a mistake that all ranks make is told by one of them."""
+    from launch.config.errors import ConfigError, HostError, one_line
     from launch.ranks import process_rank
 
     try:
@@ -60,7 +60,7 @@ def dispatch(command: str, words: list[str]) -> int:
         module = "launch.config.resolved" if command == "config" else f"launch.{command}"
         return importlib.import_module(module).main(words)
     except ConfigError as error:
-        if process_rank() == 0:
+        if process_rank() == 0 or isinstance(error, HostError):
             print(*(f"error: {one_line(problem)}" for problem in error.problems), sep="\n", file=sys.stderr)
         return 1
 

@@ -12,6 +12,7 @@ from launch.checkpoints import choose, step_of
 from launch.cli import Cli, imported
 from launch.config.errors import ConfigError
 from launch.config.resolved import Resolved
+from launch.peers import Unreachable, watched
 from launch.ranks import adopt_children, process_rank
 from launch.run import DONE, ERROR
 from launch.run_folder import RunFolder, write_json, write_whole
@@ -34,8 +35,9 @@ def evaluate(command: str, resolved: Resolved, folder: RunFolder) -> int:
         if command == "predict" and cli.trainer.world_size > 1:
             raise ConfigError("trainer.devices: predict keeps the order of its input on one rank only; give 1")
         adopt_children()
-        found = cli.run()
-    except (DataError, CheckpointError) as error:
+        with watched(cli.trainer, folder):
+            found = cli.run()
+    except (DataError, CheckpointError, Unreachable) as error:
         print(f"error: {error}", file=sys.stderr)
         return ERROR
     if process_rank() == 0:

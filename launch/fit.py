@@ -10,6 +10,7 @@ from launch.checkpoints import choose, step_of
 from launch.cli import Cli
 from launch.config.errors import ConfigError
 from launch.config.resolved import NEXT_CONFIG, Resolved
+from launch.peers import PROBE_SECONDS, Unreachable, watched
 from launch.ranks import adopt_children, is_child, process_rank
 from launch.run import DIVERGED, DONE, ERROR, STOPPED, finished
 from launch.run_folder import RunFolder
@@ -18,7 +19,7 @@ from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.divergence import Diverged
 
 GRACE_SECONDS = 30.0
-KNOWN = (ConfigError, DataError, CheckpointError)  # told in one line, without a traceback
+KNOWN = (ConfigError, DataError, CheckpointError, Unreachable)  # told in one line, without a traceback
 
 
 class Outcome(NamedTuple):
@@ -51,20 +52,21 @@ def fit(resolved: Resolved, folder: RunFolder) -> int:
         sys.argv[1:] = ["fit", *stored, *(["--run.checkpoint", str(checkpoint)] if checkpoint else [])]
     outcome = Outcome(ERROR, "it was ended from within")
     try:
-        outcome = _run(cli)
+        outcome = _run(cli, folder)
     finally:
         if is_first:
             folder.end(outcome.code, max(step, cli.trainer.global_step), outcome.reason)
-            _end_children(cli, GRACE_SECONDS if outcome.code in (DONE, STOPPED) else 1.0)
+        _end_children(cli, GRACE_SECONDS if outcome.code in (DONE, STOPPED) else PROBE_SECONDS + 1.0)
     return DONE if is_child() and outcome.code != ERROR else outcome.code
 
 
-def _run(cli: Cli) -> Outcome:
+def _run(cli: Cli, folder: RunFolder) -> Outcome:
     if stop.requested() and cli.trainer.world_size == 1:  # several ranks must agree, which they do in the first step
         return Outcome(STOPPED, f"{stop.name()} before the first step")
     adopt_children()
     try:
-        cli.run()
+        with watched(cli.trainer, folder, locked=True):
+            cli.run()
     except Diverged as error:
         _told(error)
         return Outcome(DIVERGED, f"diverged: {error}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from launch.config.errors import ConfigError, short
 from launch.config.resolved import Resolved, resolve
+from launch.nodes import check_nodes
 from launch.ranks import check_environment, process_rank
 from launch.run_folder import RunFolder, described, unsettled
 from lightning_modules.core import stop
@@ -20,6 +21,7 @@ def main(command: str, words: list[str]) -> int:
     """
     resolved = resolve(words, command)
     check_environment(resolved.get("strategy.class"))
+    check_nodes(resolved)
     folder = RunFolder(resolved.run_dir)
     if command != "fit":
         if not os.path.isdir(folder.path):

@@ -17,6 +17,10 @@ class ConfigError(Exception):
         return "\n".join(self.problems)
 
 
+class HostError(ConfigError):
+    """A mistake in the surroundings of this process, which other ranks need not share: each tells its own."""
+
+
 def one_line(text: object) -> str:
     """Return a text with its line breaks, control characters and broken UTF-8 escaped."""
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))

@@ -64,6 +64,12 @@ def single_is_one_device(strategy: str, devices: Any) -> str | None:
     return "runs on one device; use --config configs/strategy/ddp.yaml" if strategy == "single" and many else None
 
 
+def single_is_one_node(strategy: str, nodes: int) -> str | None:
+    """The strategy `single` is one process in all."""
+    many = strategy == "single" and nodes and nodes > 1
+    return "is one process on one node; use --config configs/strategy/ddp.yaml" if many else None
+
+
 RULES: list[Rule] = [
     (("seed",), whole_seed),
     (("trainer.max_steps",), positive),
@@ -77,6 +83,7 @@ RULES: list[Rule] = [
     (("model.learning_rate",), not_negative),
     (("model.warmup_steps",), not_negative),
     (("strategy.class", "trainer.devices"), single_is_one_device),
+    (("strategy.class", "trainer.num_nodes"), single_is_one_node),
 ]
 
 
