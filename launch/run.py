@@ -5,7 +5,9 @@ from pathlib import Path
 
 from launch.config.errors import ConfigError, short
 from launch.config.resolved import Resolved, resolve
+from launch.config.wall_time import seconds_of
 from launch.nodes import check_nodes
+from launch.orphans import end_with_parent
 from launch.ranks import check_environment, process_rank
 from launch.run_folder import RunFolder, described, unsettled
 from lightning_modules.core import stop
@@ -19,6 +21,7 @@ def main(command: str, words: list[str]) -> int:
     Raises:
         ConfigError: the words, the files or the run's folder do not allow it.
     """
+    end_with_parent()
     resolved = resolve(words, command)
     check_environment(resolved.get("strategy.class"))
     check_nodes(resolved)
@@ -29,6 +32,8 @@ def main(command: str, words: list[str]) -> int:
         from launch.evaluate import evaluate
 
         return evaluate(command, resolved, folder)
+    if (limit := resolved.get(stop.WALL_TIME)) is not None:
+        stop.after(seconds_of(limit))
     if process_rank() > 0:
         from launch.fit import fit
 

@@ -7,6 +7,7 @@ matter.
 """
 
 import itertools
+import signal
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -181,4 +182,14 @@ def loader(dataset: Dataset[list[TextBatch]], num_workers: int, sampler: Sampler
         sampler=sampler,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=outlive_signals,
     )
+
+
+def outlive_signals(worker: int) -> None:
+    """Let a worker go on until the training process is done with it, or gone.
+
+    A batch system signals the whole group, and so does Ctrl-C; the steps until the run stops still need batches.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

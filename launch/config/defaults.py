@@ -17,6 +17,8 @@ class Run:
     """refuse a folder that exists, instead of going on from its newest checkpoint"""
     checkpoint: str | int | None = None
     """the checkpoint to evaluate, or to go on from: "best", a step, or a folder; without it the newest one"""
+    max_wall_time: str | int | None = None
+    """how long one `fit` may take, in seconds, "h:mm:ss" or "d-hh:mm:ss"; then it saves and exits with 75"""
 
 
 def start_table() -> Table:
@@ -63,7 +65,7 @@ RESERVED = {
     "limit_val_batches": "is the callback callbacks.validation",
     "logger": "is the mapping `loggers` at the top level, keyed by name",
     "max_epochs": "is trainer.max_steps; the data has no end",
-    "max_time": "is not supported; send the run a signal and start it again, it goes on",
+    "max_time": "is run.max_wall_time, after which the run saves and can be started again",
     "min_epochs": "is trainer.max_steps",
     "min_steps": "is trainer.max_steps",
     "num_sanity_val_steps": "is the callback callbacks.validation",

@@ -13,6 +13,7 @@ from launch.config.parts import Parts
 from launch.config.read import Entry, Key, Table
 from launch.config.show import named
 from launch.config.source import source_file
+from launch.config.wall_time import seconds_of
 
 Rule = tuple[tuple[str, ...], Callable[..., str | None]]
 
@@ -53,6 +54,13 @@ def known_precision(precision: str | int | None) -> str | None:
     return "is not supported: use 32-true, 64-true, or bf16-mixed, which keeps float32 weights and needs no loss scale"
 
 
+def wall_time(given: str | int | None) -> str | None:
+    """A length of time can be read and is not nothing."""
+    if given is None or (seconds_of(given) or 0) > 0:
+        return None
+    return 'must be above 0, in seconds or as "h:mm:ss" or "d-hh:mm:ss"'
+
+
 def whole_seed(seed: int) -> str | None:
     """A seed has 32 bits."""
     return None if 0 <= seed < 2**32 else "must be from 0 to 4294967295"
@@ -80,6 +88,7 @@ RULES: list[Rule] = [
     (("data.sequence_length",), positive),
     (("data.global_batch_size", "data.micro_batch_size", "ranks"), batch_divides),
     (("data.sequence_length", "model.max_positions"), fits_positions),
+    (("run.max_wall_time",), wall_time),
     (("model.learning_rate",), not_negative),
     (("model.warmup_steps",), not_negative),
     (("strategy.class", "trainer.devices"), single_is_one_device),

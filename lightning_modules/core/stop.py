@@ -1,11 +1,16 @@
-"""The request to stop: a signal sets a number, the training step reads it. Imports nothing heavy.
+"""The request to stop: a signal or the clock makes it, the training step reads it. Imports nothing heavy.
 
 A handler does no work: an interrupt may come in the middle of a backward pass, and ranks get it at different steps. The
 step asks `requested()`, the ranks agree by vote, and the run saves and ends by the normal path.
+
+A thread sees every signal as it comes, also while the main thread waits in a collective for a rank that hangs: Python
+runs handlers in the main thread alone, so without it a second signal could not end such a run.
 """
 
+import math
 import os
 import signal
+import threading
 import time
 from contextlib import suppress
 from types import FrameType
@@ -13,36 +18,80 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 REPEAT_SECONDS = 3.0  # a batch system sends the same signal twice within a moment; a person does it later
 RESUMABLE = 75
+WALL_TIME = "run.max_wall_time"
 
-_signal = 0
-_since = 0.0
+_began = time.monotonic()
+_deadline = math.inf
+_name = ""
+_writer = -1
 
 
-def requested() -> int:
-    """Return the number of the signal that asked for a stop, 0 if none came."""
-    return _signal
+def requested() -> bool:
+    """Tell whether this process was asked to stop."""
+    if not _name and time.monotonic() >= _deadline:
+        _note(WALL_TIME)
+        _say(f"{WALL_TIME} is over: stopping after this step")
+    return bool(_name)
 
 
 def name() -> str:
-    """Return the name of the signal that asked for a stop, empty if none came."""
-    return signal.Signals(_signal).name if _signal else ""
+    """Return the name of the signal, or of the option, that asked for a stop; empty if none did."""
+    return _name
+
+
+def after(seconds: float) -> None:
+    """Ask for a stop when this process has run for so long, counted from the import of this module."""
+    global _deadline
+    _deadline = _began + seconds
 
 
 def install() -> None:
     """Catch TERM, INT, USR1 and USR2 from now on; a signal that came before is kept."""
+    global _writer
     for number in SIGNALS:
-        signal.signal(number, _note)
+        signal.signal(number, _handle)
+    if _writer < 0:
+        reader, _writer = os.pipe()
+        os.set_blocking(_writer, False)
+        threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
+        os.register_at_fork(after_in_child=_let_go)
+    signal.set_wakeup_fd(_writer, warn_on_full_buffer=False)
 
 
-def _note(number: int, frame: FrameType | None) -> None:
-    global _signal, _since
-    now = time.monotonic()
-    if not _signal:
-        _signal, _since = number, now
-        _say(f"{signal.Signals(number).name}: stopping after this step; a second one ends at once")
-    elif now - _since > REPEAT_SECONDS:
-        _say("ended at once; the newest checkpoint stands")
-        os._exit(RESUMABLE)
+def _handle(number: int, frame: FrameType | None) -> None:
+    _note(signal.Signals(number).name)
+
+
+def _note(what: str) -> None:
+    global _name
+    _name = _name or what
+
+
+def _watch(reader: int) -> None:
+    """Read the number of each signal as it comes: the first asks for a stop, a late repeat ends the process."""
+    since = None
+    while numbers := os.read(reader, 64):
+        now = time.monotonic()
+        for number in numbers:
+            if number not in SIGNALS:
+                continue
+            if since is None:
+                since = now
+                _note(signal.Signals(number).name)
+                _say(f"{signal.Signals(number).name}: stopping after this step; a second one ends at once")
+            elif now - since > REPEAT_SECONDS:
+                _say("ended at once; the newest checkpoint stands")
+                os._exit(RESUMABLE)
+
+
+def _let_go() -> None:
+    """In a forked process: what comes there is not for this one, and TERM ends it as its starter expects."""
+    global _writer
+    if _writer >= 0:
+        _writer = -1
+        signal.set_wakeup_fd(-1)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
 
 
 def _say(line: str) -> None:

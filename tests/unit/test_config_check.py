@@ -13,6 +13,7 @@ from launch.config.read import read_text
 from launch.config.resolved import Resolved, check_ranks, resolve
 from launch.config.rules import batch_divides
 from launch.config.show import scalar
+from launch.config.wall_time import seconds_of
 
 TOY = ["--config", "tests/cli/toy.yaml"]
 
@@ -72,6 +73,10 @@ def test_what_fits(kind: Kind, good: list, bad: list) -> None:
         ("--data.sequence_length=65", "data.sequence_length = 65 (--data.sequence_length): is over the model's 64 positions; lower it or raise model.max_positions [model.max_positions = 64 (default)]"),
         ("--ckpt_path=x", "ckpt_path = x (--ckpt_path): unknown key; did you mean run.checkpoint?"),
         ("--seed_everything=1", "seed_everything = 1 (--seed_everything): unknown key; did you mean seed?"),
+        ("--run.max_wall_time=1:30", "run.max_wall_time = \"1:30\" (--run.max_wall_time): must be above 0, in seconds or as \"h:mm:ss\" or \"d-hh:mm:ss\""),
+        ("--run.max_wall_time=0", "run.max_wall_time = 0 (--run.max_wall_time): must be above 0"),
+        ("--run.max_wall_time=1.5", "run.max_wall_time = \"1.5\" (--run.max_wall_time): must be above 0"),
+        ("--trainer.max_time=0:12:00", "trainer.max_time = \"0:12:00\" (--trainer.max_time): not set here: it is run.max_wall_time"),
         ("--run.dri=x", "run.dri = x (--run.dri): not an option of Run; did you mean run.dir?"),
     ],
 )  # fmt: skip
@@ -100,6 +105,11 @@ def test_flags_become_what_is_wanted(word: str, key: str, value: Any) -> None:
     else:
         found = resolve([*TOY, word]).get(key)
         assert (found, type(found)) == (value, type(value))
+
+
+def test_lengths_of_time() -> None:
+    given = [90, "0:01:30", "1:00:00", "24:00:00", "1-00:00:00", "2-01:00:09", "1:30", "1:60:00", "1h", "-1:00:00", ""]
+    assert [seconds_of(word) for word in given] == [90, 90, 3600, 86400, 86400, 176409, *[None] * 5]
 
 
 def test_no_class_twice_and_no_option_of_a_class_that_is_gone() -> None:

@@ -10,19 +10,21 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
-import os, signal, sys
+import os, signal, sys, time
 sys.modules["torch"] = None
 from lightning_modules.core import stop
 stop.install()
-assert stop.requested() == 0
+assert not stop.requested()
 os.kill(os.getpid(), int(sys.argv[1]))
 os.kill(os.getpid(), int(sys.argv[1]))
-assert stop.requested() == int(sys.argv[1])
+assert stop.requested() and stop.name() == signal.Signals(int(sys.argv[1])).name
 stop.install()
-assert stop.requested() == int(sys.argv[1])
-stop.REPEAT_SECONDS = -1.0
+assert stop.requested()
+time.sleep(0.5)  # until the thread has read the two
 if sys.argv[2] == "again":
+    stop.REPEAT_SECONDS = 0.0
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(20)
 sys.exit(7)
 """
 
@@ -30,7 +32,7 @@ sys.exit(7)
 def test_a_signal_is_noted_when_nobody_reads_any_more() -> None:
     program = PROGRAM.replace("stop.install()\nassert", "stop.install()\nos.dup2(writer, 2)\nassert", 1)
     program = program.replace(
-        "import os, signal, sys", "import os, signal, sys\nreader, writer = os.pipe()\nos.close(reader)"
+        "import os, signal, sys, time", "import os, signal, sys, time\nreader, writer = os.pipe()\nos.close(reader)"
     )
     command = [sys.executable, "-c", program, str(int(signal.SIGTERM)), "no more"]
     assert subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": ""}).returncode == 7
@@ -43,3 +45,66 @@ def test_signal_is_noted_and_a_late_repeat_ends(number: signal.Signals, then: st
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert number.name in done.stderr
+
+
+HELD = """
+import ctypes, os, signal, threading
+from lightning_modules.core import stop
+stop.install()
+stop.REPEAT_SECONDS = 0.5
+for seconds in (0.5, 2.0):
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
+mutex = ctypes.create_string_buffer(64)
+for _ in range(2):  # waits for itself, as a collective for a rank that hangs: no signal wakes it
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+"""
+
+
+def test_a_second_signal_ends_a_process_whose_main_thread_is_in_a_call_that_does_not_return() -> None:
+    done = subprocess.run([sys.executable, "-c", HELD], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 75, done.stderr
+    assert [line for line in done.stderr.splitlines() if line] == [
+        "SIGTERM: stopping after this step; a second one ends at once",
+        "ended at once; the newest checkpoint stands",
+    ]
+
+
+FORKED = """
+import os, signal, sys, time
+from lightning_modules.core import stop
+stop.install()
+child = os.fork()
+if child == 0:
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(os.getpid(), number)
+    assert not stop.requested()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(20)
+ended = os.waitpid(child, 0)[1]
+assert os.WTERMSIG(ended) == signal.SIGTERM, ended
+time.sleep(0.5)
+assert not stop.requested(), "what came to the child is not for this one"
+"""
+
+
+def test_a_forked_process_keeps_its_signals_to_itself() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+CLOCK = """
+from lightning_modules.core import stop
+assert not stop.requested()
+stop.after(3600)
+assert not stop.requested()
+stop.after(0)
+assert stop.requested() and stop.name() == "run.max_wall_time"
+stop.install()
+assert stop.requested()
+"""
+
+
+def test_the_clock_asks_for_a_stop() -> None:
+    done = subprocess.run([sys.executable, "-c", CLOCK], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "\nrun.max_wall_time is over: stopping after this step\n"
