@@ -34,10 +34,8 @@ def check_nodes(resolved: Resolved) -> None:
     ranks = f"0 to {nodes - 1}"
     missing = [f"{name} ({what.format(ranks=ranks)})" for name, what in NEEDED.items() if not os.environ.get(name)]
     if missing:
-        raise HostError(
-            f"trainer.num_nodes = {nodes} ({resolved.table[('trainer', 'num_nodes')].source}): set {', '.join(missing)} "
-            "in the environment of each node's command"
-        )
+        given = f"trainer.num_nodes = {nodes} ({resolved.table[('trainer', 'num_nodes')].source})"
+        raise HostError(f"{given}: set {', '.join(missing)} in the environment of each node's command")
     if rank >= nodes:
         raise HostError(f"NODE_RANK = {rank} (environment): trainer.num_nodes is {nodes}; give {ranks}")
     _check_port(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], opens=rank == 0 and not is_child())

@@ -29,6 +29,7 @@ from lightning_modules.core.checkpoint.verify import complete_steps
 
 PROBE_SECONDS = 2.0
 FOLDER_SECONDS = 10.0  # until a network file system shows what another host has written
+QUIET_SECONDS = 15.0  # of waiting for other ranks, until that is said
 CHILD_SECONDS = 30.0  # for the ranks of a host to end by themselves after one of them
 NAMED = 5  # ranks in one message
 DEFAULT_ROUTE = "192.0.2.1"  # of the block for documentation: it leads where the default route leads
@@ -57,7 +58,7 @@ class Peer:
         try:
             socket.create_connection((self.address, self.port), PROBE_SECONDS).close()
         except ConnectionRefusedError:
-            return "its process has ended"
+            return "has ended"
         except TimeoutError:
             return f"no answer within {PROBE_SECONDS:.0f} s"
         except OSError as error:
@@ -95,6 +96,7 @@ class Peers:
 
     def __init__(self, trainer: Trainer, folder: RunFolder, locked: bool) -> None:
         self.strategy, self.nodes, self.folder, self.locked = trainer.strategy, trainer.num_nodes, folder, locked
+        self.seconds = self.strategy._timeout.total_seconds()
         self.table: list[Peer] = []
         self._start_group: Callable[[], None] = self.strategy.setup_environment
         self.strategy.setup_environment = self.meet
@@ -109,10 +111,16 @@ class Peers:
         gloo = self.strategy.root_device.type == "cpu" or self.strategy._process_group_backend == "gloo"
         if self.nodes > 1 and gloo and (complaint := loopback_complaint(first)):
             raise Unreachable(complaint)
+        notice = threading.Timer(QUIET_SECONDS, self._say_that_it_waits)
+        notice.daemon = True
+        notice.start()
         try:
+            self._wait_for_rank_0()
             self._start_group()
         except RuntimeError as error:
             raise Unreachable(self._did_not_meet(str(error))) from error
+        finally:
+            notice.cancel()
         self.listener, address = _listen(first, self.nodes, self.strategy.world_size)
         mine = Peer(self.strategy.global_rank, socket.gethostname(), address, self.listener.getsockname()[1])
         self.table = _gathered(mine)
@@ -126,28 +134,66 @@ class Peers:
         others = [peer for peer in self.table if peer.rank != self.strategy.global_rank]
         with ThreadPoolExecutor(min(len(others), 256)) as pool:
             found = list(zip(others, pool.map(Peer.silence, others), strict=True))
-        gone = [f"{peer}: {silence}" for peer, silence in found if silence]
+        gone = [f"{peer}: {self._ending(peer) or silence}" for peer, silence in found if silence]
         more = f", and {len(gone) - NAMED} more" if len(gone) > NAMED else ""
         told = "; ".join(gone[:NAMED]) + more or (
-            f"{_first_line(error)}; all other ranks can be reached: one was silent for longer than "
+            f"{_first_line(str(error))}; all other ranks can be reached: one was silent for longer than "
             f"strategy.timeout_seconds, or it failed and says why itself"
         )
         steps = complete_steps(self.folder.checkpoints)
         stands = f"checkpoints up to step {steps[-1]} stand" if steps else "there is no checkpoint yet"
         return f"{told}; {stands}, {AGAIN}"
 
+    def _ending(self, peer: Peer) -> str | None:
+        """Return how a rank ended that this process has started, None for all others."""
+        first = self.strategy.node_rank * self.strategy.num_processes
+        started = getattr(self.strategy.launcher, "procs", [])
+        place = peer.rank - first - 1
+        return ending(started[place]) if 0 <= place < len(started) else None
+
+    @property
+    def _place(self) -> str:
+        environment = self.strategy.cluster_environment
+        return f"{environment.main_address}:{environment.main_port}"
+
+    def _say_that_it_waits(self) -> None:
+        host, ranks = socket.gethostname(), self.nodes * self.strategy.num_processes
+        print(f"{host}: waiting for {ranks} ranks at {self._place}, for up to {self.seconds:.0f} s", flush=True)
+
+    def _wait_for_rank_0(self) -> None:
+        """Wait until rank 0's store answers; torch would wait for twice the time."""
+        strategy, until = self.strategy, time.monotonic() + self.seconds
+        if strategy.node_rank * strategy.num_processes + strategy.local_rank == 0:
+            return
+        address, port = strategy.cluster_environment.main_address, strategy.cluster_environment.main_port
+        while True:
+            try:
+                socket.create_connection((address, port), PROBE_SECONDS).close()
+                return
+            except OSError as error:
+                if time.monotonic() > until:
+                    reason = error.strerror or f"no answer within {PROBE_SECONDS:.0f} s"
+                    nobody = (
+                        f"{socket.gethostname()}: rank 0 does not answer at {self._place} after {self.seconds:.0f} s"
+                    )
+                    raise Unreachable(f"{nobody}: {reason}; {self._advice()}") from None
+            time.sleep(0.1)
+
     def _did_not_meet(self, words: str) -> str:
-        environment, ranks = self.strategy.cluster_environment, self.strategy.world_size
-        place = f"{environment.main_address}:{environment.main_port}"
-        me = f"rank {self.strategy.global_rank} ({socket.gethostname()})"
-        if "EADDRINUSE" in words or "address already in use" in words:
-            return f"{me}: port {place} is taken; give another MASTER_PORT to every node"
+        host, ranks = socket.gethostname(), self.strategy.world_size
+        if "EADDRINUSE" in words:
+            return f"{host}: port {self._place} is taken; give another MASTER_PORT to every node"
+        if "client socket" in words:  # rank 0's own
+            return f"{host}: is node 0, but {self._place} does not lead to it; give an address of node 0 as MASTER_ADDR"
         came = re.search(r"(\d+)/\d+ clients joined", words)
-        if came:
-            return f"{me}, waiting at {place}: {came[1]} of {ranks} ranks came in time; {self._advice()}"
-        if "client socket" in words:
-            return f"{me}: nobody answers at {place}, where rank 0 should be; {self._advice()}"
-        return f"{me}: the {ranks} ranks met at {place} but cannot connect: {words.splitlines()[0]}; {self._advice()}"
+        if came or "wait timeout" in words:
+            count = f"only {came[1]}" if came else "not all"
+            return (
+                f"{host}: {count} of {ranks} ranks came to {self._place} within {self.seconds:.0f} s; {self._advice()}"
+            )
+        return (
+            f"{host}: the {ranks} ranks met at {self._place} but cannot connect: {_first_line(words)}; {self._advice()}"
+        )
 
     def _advice(self) -> str:
         if self.nodes == 1:
@@ -159,7 +205,7 @@ class Peers:
         """Require that every rank reads the lock that rank 0 has written."""
         lock = self.folder.path / "lock"
         written = _gathered(_text(lock) if self.strategy.global_rank == 0 else "")[0]
-        until = time.monotonic() + FOLDER_SECONDS
+        until = time.monotonic() + min(FOLDER_SECONDS, self.seconds / 2)
         while not (sees := _text(lock) == written) and time.monotonic() < until:
             time.sleep(0.2)
         blind = [peer for peer, reads in zip(self.table, _gathered(sees), strict=True) if not reads]
@@ -171,9 +217,9 @@ class Peers:
 
 
 def mind_children(children: list[subprocess.Popen]) -> None:
-    """Say which rank of this host was killed; if the others then wait for it in vain, end them too.
+    """End this process and its ranks where they wait in vain for one of them that has failed.
 
-    Lightning's own thread kills this process within five seconds, before it can say or write down anything.
+    Lightning's own thread does it within five seconds, before anything can be said or written down.
     """
     threading.Thread(target=_mind, args=(children,), daemon=True).start()
 
@@ -183,15 +229,20 @@ def _mind(children: list[subprocess.Popen]) -> None:
         if all(child.poll() == 0 for child in children):
             return
         time.sleep(0.5)
-    for rank, child in enumerate(children, 1):
-        if (child.returncode or 0) < 0:
-            name = signal.Signals(-child.returncode).name
-            print(f"local rank {rank} (process {child.pid}) was ended by {name}", file=sys.stderr, flush=True)
     time.sleep(CHILD_SECONDS)
-    print("the other ranks of this host wait for it in vain and are ended", file=sys.stderr, flush=True)
+    ends = [f"local rank {rank} {end}" for rank, child in enumerate(children, 1) if (end := ending(child))]
+    print(f"error: {', '.join(ends)}; the other ranks wait for it in vain and are ended", file=sys.stderr, flush=True)
     for child in children:
         child.kill()
     os._exit(1)
+
+
+def ending(child: subprocess.Popen) -> str | None:
+    """Return how a process ended, None if it has not."""
+    code = child.poll()
+    if code is None:
+        return None
+    return f"has ended with code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
 
 
 def _listen(first: str, nodes: int, ranks: int) -> tuple[socket.socket, str]:
@@ -219,5 +270,5 @@ def _text(path: Any) -> str:
     return ""
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _first_line(words: str) -> str:
+    return re.sub(r"^\[\S+\] ", "", words.splitlines()[0]) if words else "no reason given"
