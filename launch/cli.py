@@ -9,7 +9,7 @@ import re
 import warnings
 from typing import Any, NoReturn
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -21,6 +21,7 @@ from launch.config.read import Table
 from launch.config.resolved import Resolved, check_ranks
 from launch.config.show import named
 from launch.guard import Guard
+from launch.trainer import Trainer
 
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # seeds, devices and tips at every start
@@ -75,6 +76,7 @@ class Cli(LightningCLI):
         super().__init__(
             self.parts["model"],
             self.parts["data"],
+            trainer_class=Trainer,
             save_config_callback=None,
             seed_everything_default=resolved.get("seed"),
             parser_class=type("BoundParser", (Parser,), {"resolved": resolved}),
@@ -148,6 +150,8 @@ class Cli(LightningCLI):
         check_ranks(self.resolved, self.trainer.world_size)
         self.model.seed = self.datamodule.seed = self.resolved.get("seed")
         self.model.goes_on = self.checkpoint is not None
+        if self.command == "fit":
+            self.model.block_options = self.trainer.block_options
 
     def _check_sorts(self) -> None:
         sorts = {"model": LightningModule, "data": LightningDataModule, "callbacks": Callback}

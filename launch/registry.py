@@ -29,5 +29,5 @@ LOGGERS = {"jsonl": "callbacks.loggers.JsonLines", "tensorboard": "callbacks.log
 
 GROUPS = {"model": MODELS, "data": DATA, "strategy": STRATEGIES, "callbacks": CALLBACKS, "loggers": LOGGERS}
 
-TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
+TRAINER = "launch.trainer.Trainer"
 RUN = "launch.config.defaults.Run"

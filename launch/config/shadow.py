@@ -46,28 +46,54 @@ def signature(path: str) -> Signature:
         NotFound: no source of that name.
     """
     node, module = definition(path)
-    doc = ast.get_docstring(node) or ""
     if isinstance(node, ast.ClassDef):
-        constructor, owner = _constructor(node, module)
-        if constructor is None:
-            return Signature(node.name, doc, dict(_dataclass_fields(node, module)), open=False)
-        doc = f"{doc}\n\n{ast.get_docstring(constructor) or ''}"
-        return _arguments(node.name, doc, constructor.args, owner, skip=1)
-    return _arguments(node.name, doc, node.args, module, skip=0)
+        return _class_signature(node, module)
+    return _arguments(node.name, ast.get_docstring(node) or "", node.args, module, skip=0)
 
 
-def _constructor(node: ast.ClassDef, module: Module) -> tuple[ast.FunctionDef | None, Module]:
-    """Return the class's own __init__ or the nearest inherited one; None for a dataclass or a class without one."""
+def _class_signature(node: ast.ClassDef, module: Module) -> Signature:
+    doc = ast.get_docstring(node) or ""
+    found = _constructor(node, module)
+    if found is None:
+        return Signature(node.name, doc, dict(_dataclass_fields(node, module)), open=False)
+    constructor, owner, owners = found
+    doc = f"{doc}\n\n{ast.get_docstring(constructor) or ''}"
+    own = _arguments(node.name, doc, constructor.args, owners, skip=1)
+    if not (own.open and _passes_on(constructor)):
+        return own
+    parent = next(_parents(owner, owners), None)
+    if parent is None:
+        return own
+    inherited = _class_signature(*parent)
+    return Signature(node.name, doc, {**own.fields, **inherited.fields, **own.fields}, inherited.open)
+
+
+def _constructor(node: ast.ClassDef, module: Module) -> tuple[ast.FunctionDef, ast.ClassDef, Module] | None:
+    """Return the class's own __init__ or the nearest inherited one, with the class that has it; None without one."""
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            return item, module
+            return item, node, module
     if _is_dataclass(node):
-        return None, module
+        return None
+    return next(filter(None, (_constructor(*parent) for parent in _parents(node, module))), None)
+
+
+def _parents(node: ast.ClassDef, module: Module) -> Iterator[tuple[ast.ClassDef, Module]]:
     for base in node.bases:
         parent = lookup(module.target(base) or "")
-        if parent and isinstance(parent[0], ast.ClassDef) and (found := _constructor(*parent))[0] is not None:
-            return found
-    return None, module
+        if parent and isinstance(parent[0], ast.ClassDef):
+            yield parent
+
+
+def _passes_on(constructor: ast.FunctionDef) -> bool:
+    """Tell whether **kwargs go to the parent's constructor."""
+    name = constructor.args.kwarg.arg
+    return any(
+        isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "super().__init__"
+        and any(word.arg is None and ast.unparse(word.value) == name for word in node.keywords)
+        for node in ast.walk(constructor)
+    )
 
 
 def _is_dataclass(node: ast.AST) -> bool:

@@ -8,6 +8,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
+from lightning_modules.core.blocks import blocks
 from lightning_modules.core.checkpoint.strategy import SlicedCheckpoint
 
 
@@ -45,7 +46,6 @@ def shard(module: nn.Module, mesh: "torch.distributed.device_mesh.DeviceMesh") -
     Weights are cut again after every forward pass, the outermost too, so that between two steps the module holds what
     the optimizer and the checkpoints know.
     """
-    for layers in [child for child in module.modules() if isinstance(child, nn.ModuleList)]:
-        for layer in layers:
-            fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    for layer in list(blocks(module)):
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     fully_shard(module, mesh=mesh, reshard_after_forward=True)

@@ -110,6 +110,7 @@ def encode(encoder: PreTrainedModel, ids_T: Tensor, batch: TextBatch) -> Tensor:
     ).last_hidden_state[0]
 
 
+@torch.compiler.disable  # its groups are numbers on the host: a graph would be made for every batch
 def _flat_attention(
     module: nn.Module,
     query: Tensor,

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.core.batches import TextBatch
 from lightning_modules.core import stop
+from lightning_modules.core.blocks import BlockOptions, prepare_blocks
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
 from lightning_modules.core.divergence import Divergence, Late
@@ -47,6 +48,7 @@ class Method(LightningModule):
         self.seed = 0  # set by the launcher from the top-level key
         self.model: nn.Module | None = None
         self.init_from: str | None = None  # weights to start from: run folder, Hugging Face folder or hub name
+        self.block_options = BlockOptions()  # set by the launcher from the trainer's options
         self.goes_on = False  # set by the launcher: the weights come from a checkpoint of the run itself
         self.logged: dict[str, float] = {}  # the values of the newest logged step, for the progress line
         self.step_ended = 0.0
@@ -110,6 +112,7 @@ class Method(LightningModule):
             self.build(data.tokenizer, data.sequence_length)
             if self.init_from and not self.goes_on:
                 self.warm_start(self.init_from)
+            prepare_blocks(self.model, self.block_options)
 
     def warm_start(self, source: str) -> None:
         """Copy the weights of a run; a method that reads Hugging Face folders extends this.

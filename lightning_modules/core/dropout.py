@@ -12,6 +12,7 @@ from torch import Tensor, nn
 LEVELS = 1 << 16  # a decision has 16 bits: a share is kept to the nearest 1 / 65,536
 
 
+@torch.compiler.disable  # the generator's whole range cannot be asked for in a compiled graph
 def keep_mask(shape: torch.Size, p: float, like: Tensor) -> Tensor:
     """Return 0 for the dropped share p of the places and 1 / (1 - p) for the others, in the type of `like`, on the CPU.
 

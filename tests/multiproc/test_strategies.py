@@ -78,6 +78,22 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, strategy, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+LAYERS = ["--trainer.activation_checkpointing", "--trainer.compile_layers"]
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("strategy", ["single", "zero3", "fsdp"])
+def test_layers_that_run_twice_and_are_compiled(runs, strategy, tmp_path):
+    ranks = 1 if strategy == "single" else 2
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    launch(*words(strategy, ranks), *LAYERS, f"--run.dir={straight}")
+    assert_same_training(straight, runs("single", 1), 1e-5)
+    kill_at_step(start(*words(strategy, ranks), *LAYERS, f"--run.dir={run}"), run, 8)
+    launch(*words(strategy, ranks), *LAYERS, f"--run.dir={run}")
+    assert metrics(run) == metrics(straight)
+    assert all(torch.equal(weight, weights(straight)[name]) for name, weight in weights(run).items())
+
+
 @pytest.mark.parametrize(("first", "ranks", "second", "other"), CROSSINGS)
 def test_a_run_goes_on_under_another_strategy(runs, first, ranks, second, other, tmp_path):
     run = f"--run.dir={tmp_path / 'run'}"
