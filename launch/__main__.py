@@ -1,6 +1,8 @@
 """`python -m launch <command>`: every command imports its own module, so that the light ones answer at once."""
 
 import importlib
+import os
+import signal
 import sys
 
 from launch import output
@@ -13,6 +15,7 @@ COMMANDS = {
     "predict": "write a checkpoint's predictions for the prediction data",
     "config": "print the resolved configuration, each value with the file or flag that set it",
     "methods": "list the methods with their configs and claims",
+    "slurm": "write a batch script for SLURM and submit it",
     "prepare": "tokenise a corpus ahead of training",
     "export": "turn a run's checkpoint into a Hugging Face folder",
     "claim": "run a method against its baseline at equal compute, over seeds",
@@ -36,6 +39,8 @@ def main(words: list[str]) -> int:
         from lightning_modules.core import stop  # before the imports that take seconds
 
         stop.install()
+        if os.path.exists(os.environ.get("TOKAMAK_STOP_REQUESTED", "")):  # a batch script was warned before that
+            os.kill(os.getpid(), signal.SIGUSR1)
     try:
         return dispatch(command, rest)
     except KeyboardInterrupt:

@@ -21,6 +21,7 @@ from launch.config.read import Table
 from launch.config.resolved import Resolved, check_ranks
 from launch.config.show import named
 from launch.guard import Guard
+from launch.jobs.environment import cluster_plugins
 from launch.trainer import Trainer
 
 for _name in ("lightning.pytorch", "lightning.fabric"):
@@ -128,6 +129,7 @@ class Cli(LightningCLI):
         trainer = super().instantiate_trainer(
             logger=list(loggers.values()) if self.command == "fit" else False,
             strategy=self.parts["strategy"](**(parts.get("strategy") or {})),
+            plugins=cluster_plugins(),
             default_root_dir=str(self.resolved.run_dir),
             **({"limit_val_batches": 0} if self.command == "fit" else {}),
             **FIXED_TRAINER,

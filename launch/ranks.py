@@ -1,12 +1,17 @@
 """Which of the processes of a run this one is, before any process group exists. Imports nothing heavy."""
 
 import os
+import re
 
 from launch.config.errors import ConfigError
+from launch.config.tasks import Tasks
 
 PARENT = "TOKAMAK_PARENT"  # set for the processes that Lightning starts on this machine
 RANKS = {"RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}  # a rank, and where the number of ranks stands
 BY_HAND = ("NODE_RANK", "LOCAL_RANK")  # several machines without SLURM; Lightning sets the second for its children
+OF_A_TASK = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
+FIRST_SPECIAL_STEP = 0xFFFFFFF0  # SLURM numbers a batch script, an interactive shell and the like from here on
+OF_THE_PLACE = re.compile(r"(SLURM|SRUN|PMI|MASTER_|TOKAMAK_|TORCHELASTIC_)\w*|(GROUP_|LOCAL_|NODE_)?RANK|WORLD_SIZE")
 
 
 def process_rank() -> int:
@@ -29,6 +34,12 @@ def adopt_children() -> None:
     os.environ[PARENT] = str(os.getpid())
 
 
+def environment_for_children() -> dict[str, str]:
+    """Return the environment for a run that this process starts: it is no rank of this one's job."""
+    kept = ("SLURM_CONF", "SLURM_TMPDIR")
+    return {name: value for name, value in os.environ.items() if name in kept or not OF_THE_PLACE.fullmatch(name)}
+
+
 def check_environment(strategy: str) -> None:
     """Refuse what `single` cannot be, one of several processes, and forget ranks that mean nothing for it.
 
@@ -49,6 +60,59 @@ def check_environment(strategy: str) -> None:
             )
     for name in (*RANKS, *BY_HAND):
         os.environ.pop(name, None)
+
+
+def tasks_of_job() -> Tasks | None:
+    """Return the processes of the srun step that this process belongs to, None if it is alone or not under srun.
+
+    A process that is alone on its node may start others as outside of SLURM; the variables that would make it a rank of
+    the job are forgotten.
+
+    Raises:
+        ConfigError: the job has several tasks and this process is none of them, or nodes have unequal numbers of tasks.
+    """
+    if "SLURM_JOB_ID" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ or is_child():
+        return None
+    ranks = _number("SLURM_NTASKS")
+    if ranks > 1 and not _is_in_step():
+        raise ConfigError(
+            f"SLURM_NTASKS = {ranks} (environment): the job has {ranks} tasks and this process is none of them; start "
+            "it as `srun python -m launch ...`, or unset SLURM_NTASKS for one process here"
+        )
+    if ranks <= 1:
+        for name in OF_A_TASK:
+            os.environ.pop(name, None)
+        return None
+    spread = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    counts = [
+        int(count) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", spread) for _ in range(int(times or 1))
+    ]
+    if not counts or len(set(counts)) > 1 or sum(counts) != ranks:
+        raise ConfigError(
+            f"SLURM_STEP_TASKS_PER_NODE = {spread!r} (environment): every node needs the same number of the {ranks} "
+            "tasks; start the job with --nodes N --ntasks-per-node T"
+        )
+    return Tasks(len(counts), counts[0])
+
+
+def check_devices(tasks: Tasks, accelerator: str) -> None:
+    """Refuse a job in which processes would share GPUs or leave some idle.
+
+    Raises:
+        ConfigError: a node has another number of GPUs than of tasks.
+    """
+    gpus = _number("SLURM_GPUS_ON_NODE")
+    if accelerator != "cpu" and gpus and gpus != tasks.per_node:
+        raise ConfigError(
+            f"SLURM_GPUS_ON_NODE = {gpus} (environment): the job has {tasks.per_node} tasks on each node; give "
+            f"--ntasks-per-node={gpus}, one for each GPU, or --trainer.accelerator cpu"
+        )
+
+
+def _is_in_step() -> bool:
+    """Tell whether srun started this process: batch scripts and shells have numbers of their own kind or none."""
+    step = os.environ.get("SLURM_STEP_ID", "")
+    return step.isdecimal() and int(step) < FIRST_SPECIAL_STEP
 
 
 def _number(name: str) -> int:

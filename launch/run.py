@@ -6,9 +6,10 @@ from pathlib import Path
 from launch.config.errors import ConfigError, short
 from launch.config.resolved import Resolved, resolve
 from launch.config.wall_time import seconds_of
+from launch.jobs.rendezvous import settle_place
 from launch.nodes import check_nodes
 from launch.orphans import end_with_parent
-from launch.ranks import check_environment, process_rank
+from launch.ranks import check_devices, check_environment, process_rank, tasks_of_job
 from launch.run_folder import RunFolder, described, unsettled
 from lightning_modules.core import stop
 
@@ -22,9 +23,14 @@ def main(command: str, words: list[str]) -> int:
         ConfigError: the words, the files or the run's folder do not allow it.
     """
     end_with_parent()
-    resolved = resolve(words, command)
+    tasks = tasks_of_job()
+    resolved = resolve(words, command, tasks)
     check_environment(resolved.get("strategy.class"))
-    check_nodes(resolved)
+    if tasks:
+        check_devices(tasks, resolved.get("trainer.accelerator", "auto"))
+        settle_place()
+    else:
+        check_nodes(resolved)
     folder = RunFolder(resolved.run_dir)
     if command != "fit":
         if not os.path.isdir(folder.path):

@@ -4,7 +4,7 @@ config.yaml   the configuration that was last trained with, each value with its 
 config.next.yaml  that of an attempt which has not taken up training yet
 run.json      commit, versions, host, command of the newest attempt; hash of config.yaml, fingerprint of the data
 lock          host and process of a live fit
-ledger.jsonl  one line when an attempt starts and one when it ends
+ledger.jsonl  one line when an attempt starts and one when it ends, and the same for a job of SLURM around it
 outcome.json  how the newest attempt ended
 """
 
@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -133,10 +134,38 @@ class RunFolder:
         self.leave()
 
     def ledger(self) -> list[dict[str, Any]]:
-        """Return the lines of the ledger; one that was cut off or damaged is left out."""
+        """Return the lines about attempts; one that was cut off or damaged is left out."""
+        return [line for line in self._lines() if not str(line["event"]).startswith("job_")]
+
+    def job_lines(self) -> list[dict[str, Any]]:
+        """Return the lines that batch scripts wrote."""
+        return [line for line in self._lines() if str(line["event"]).startswith("job_")]
+
+    def _lines(self) -> list[dict[str, Any]]:
         found = [_parsed(line) for line in _text(self.path / "ledger.jsonl").splitlines()]
         lines = [line for line in found if isinstance(line, dict) and {"attempt", "event", "time"} <= line.keys()]
         return [line for line in lines if isinstance(line["attempt"], int)]
+
+    def note_job(self, event: str, **facts: Any) -> None:
+        """Write a line about a job, under the number of the attempt that it makes or has made.
+
+        Raises:
+            OSError: the folder takes no files.
+        """
+        attempt = max((line["attempt"] for line in self.ledger()), default=0)
+        self._note(event, attempt + (event == "job_start"), **facts)
+
+    def newest_step(self) -> int:
+        """Return the step of the newest checkpoint, 0 if there is none; it is not read."""
+        names = [folder.name.removeprefix("step_") for folder in self.checkpoints.glob("step_*")]
+        return max((int(name) for name in names if name.isdecimal() and self.holds(int(name))), default=0)
+
+    def forget_holder(self, is_over: Callable[[str], bool]) -> None:
+        """Unlock the folder if the lock names another job and that one is over: it may have died on another host."""
+        holder = _holder(_text(self.path / "lock"))
+        job = str(holder.get("job", "")) if holder else ""
+        if job and job != os.environ.get("SLURM_JOB_ID") and is_over(job):
+            (self.path / "lock").write_text("", encoding="utf-8")
 
     def finished_at(self) -> int:
         """Return the step at which the newest attempt ended well, 0 if it did not."""

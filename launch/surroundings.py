@@ -1,5 +1,6 @@
 """On what a command runs: commit, versions, host, time."""
 
+import json
 import platform
 import shlex
 import socket
@@ -14,6 +15,9 @@ from launch.config.overlay import PROJECT
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "datasets", "deepspeed", "numpy", "jsonargparse")
 
 
+SNAPSHOT = "snapshot.json"  # in a copy of the project: of which commit it is
+
+
 def now() -> str:
     """Return the time in UTC."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -22,14 +26,30 @@ def now() -> str:
 def surroundings() -> dict[str, Any]:
     """Return commit, versions, host, command and time of this process."""
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "changed_files": (_git("status", "--porcelain") or "").splitlines(),
+        "commit": commit(),
+        "changed_files": changed_files(),
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "host": socket.gethostname(),
         "command": shlex.join(["python", "-m", "launch", *sys.argv[1:]]),
         "time": now(),
     }
+
+
+def commit() -> str | None:
+    """Return the commit of the code, None where it is in no repository."""
+    return _copied()["commit"] if _copied() else _git("rev-parse", "HEAD")
+
+
+def changed_files() -> list[str]:
+    """Return what differs from the commit, as `git status` writes it."""
+    return _copied()["changed_files"] if _copied() else (_git("status", "--porcelain") or "").splitlines()
+
+
+def _copied() -> dict[str, Any] | None:
+    """Return what a copy of the project says about itself: the folder around it may be another repository."""
+    file = PROJECT / SNAPSHOT
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def _git(*words: str) -> str | None:

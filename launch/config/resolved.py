@@ -16,6 +16,7 @@ from launch.config.parts import Parts
 from launch.config.read import Entry, Key, Table
 from launch.config.rules import broken, ranks_of, rules_for
 from launch.config.show import lines
+from launch.config.tasks import JOB, Tasks, lay_tasks
 
 RUN_FILE = "run.json"
 CONFIG = "config.yaml"
@@ -64,8 +65,8 @@ class Resolved:
         return lines(self.of_the_run())
 
     def of_the_run(self) -> Table:
-        """Return the table without `run`."""
-        return {key: entry for key, entry in self.table.items() if key[0] != "run"}
+        """Return the table without `run`, and without what a SLURM job says: the next one may have other nodes."""
+        return {key: entry for key, entry in self.table.items() if key[0] != "run" and entry.source != JOB}
 
     def digest(self) -> str:
         """Return a hash of the values, wherever they were given."""
@@ -78,20 +79,22 @@ def is_stored(file: Path) -> bool:
     return file.name in (CONFIG, NEXT_CONFIG) and os.path.isfile(file.parent / RUN_FILE)
 
 
-def resolve(words: list[str], command: str = "config") -> Resolved:
+def resolve(words: list[str], command: str = "config", tasks: Tasks | None = None) -> Resolved:
     """Merge the files and flags of a command line, left to right, and check the result.
 
     Args:
         words: `--config FILE`, `--key value`, `--key=value` and `--key` (true), in any order.
         command: What will run; `fit` needs trainer.max_steps.
+        tasks: The processes of the SLURM job that it will run in, if there is one.
 
     Raises:
         ConfigError: every mistake that was found, one line each.
     """
     found, notes, first = merge(words)
+    of_job = lay_tasks(found, tasks, stored_files(words)) if tasks else []
     parts = Parts(found)
     check = Check(found, parts)
-    problems = list(check.problems)
+    problems = [*of_job, *check.problems]
     if command == "fit" and ("trainer", "max_steps") not in found:
         problems.append("trainer.max_steps: required for fit, expected int; give it in a YAML file or as a flag")
     table = complete(found, parts)
@@ -146,6 +149,12 @@ def with_stored(given: list[tuple[str, str]]) -> list[tuple[str, str]]:
         if is_stored(file) and os.path.isfile(file):
             return [("config", str(file)), *given]
     return given
+
+
+def stored_files(words: list[str]) -> set[str]:
+    """Return the configurations of runs among the --config files, as sources call them."""
+    paths = [overlay.find_file(word) for name, word in with_stored(flags(words)) if name == "config"]
+    return {overlay.shown(path) for path in paths if is_stored(path)}
 
 
 def flags(words: list[str]) -> list[tuple[str, str]]:
