@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -64,9 +65,9 @@ def _while_training(plain: Callable[..., Any], options: BlockOptions) -> Callabl
     """
     run = plain
     if options.compiled:
-        import torch._inductor.config
+        from torch._inductor import config
 
-        torch._inductor.config.fallback_random = True
+        config.fallback_random = True
         run = torch.compile(plain, dynamic=True)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
