@@ -143,3 +143,8 @@ def ledger(run: Path) -> list[dict]:
 def events(run: Path) -> list[str]:
     """Return the events of a run's ledger."""
     return [line["event"] for line in ledger(run)]
+
+
+def log(run: Path) -> str:
+    """Return what the jobs of a run have printed."""
+    return "\n".join(file.read_text(errors="replace") for file in sorted(run.glob("slurm-*.out")))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs import launch, metrics
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import Cluster, log
 
 pytestmark = pytest.mark.slurm
 DEBUG = ["--config", "configs/electra/debug.yaml"]
@@ -16,11 +16,6 @@ def job(cluster: Cluster, run: Path, *words: str) -> str:
     size = ["--nodes", "2", "--tasks-per-node", "1", "--time", "5"]
     told = cluster.launch("slurm", *DEBUG, *size, "--run.dir", str(run), "--submit", *words)
     return told.split("submitted as job ")[1].split(";")[0]
-
-
-def log(run: Path) -> str:
-    """Return what the jobs of a run have printed."""
-    return "\n".join(file.read_text() for file in sorted(run.glob("slurm-*.out")))
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero2"])
