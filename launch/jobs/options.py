@@ -91,7 +91,7 @@ def parse(words: list[str]) -> Given:
 def _take(found: Given, name: str, value: str) -> list[str]:
     option = OPTIONS[name]
     if not re.fullmatch(option.pattern, value):
-        return [f"--{name} {short(value)!r}: expected {option.wanted}"]
+        return [f"--{name} {short(value) or '(nothing)'}: expected {option.wanted}"]
     if name == "sbatch" and value.removeprefix("--").partition("=")[0] in OURS:
         return [f"--sbatch {short(value)}: launch writes that line; see `python -m launch slurm --help`"]
     if option.several:

@@ -46,7 +46,8 @@ def members(arrays: list[str]) -> list[Member]:
         if key in given:
             raise ConfigError(f"--array {short(word)}: {key} is given twice; write all its values after one --array")
         given[key] = found
-    made = [dict(zip(given, values, strict=True)) for values in itertools.product(*given.values())]
+    products = itertools.product(*given.values()) if given else ()
+    made = [dict(zip(given, values, strict=True)) for values in products]
     if len(made) > MAX_TASKS:
         raise ConfigError(f"--array: {len(made)} runs, at most {MAX_TASKS}; make several sweeps")
     found = [Member(_name(values), values) for values in made]

@@ -1,0 +1,207 @@
+"""What `launch slurm` takes, and the script that it writes: bash reads it, nothing of it is run by accident."""
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launch import slurm
+from launch.config.errors import ConfigError
+from launch.config.tasks import Tasks
+from launch.jobs.options import OPTIONS, parse, seconds_of, usage
+from launch.jobs.script import Job, check, text
+from launch.jobs.sweep import Member, members, split
+
+TOY = ["--config", "tests/cli/toy.yaml"]
+DDP = ["--config", "configs/strategy/ddp.yaml", "--data.micro_batch_size", "2"]
+SIZE = ["--nodes", "2", "--tasks-per-node", "2", "--time", "8:00:00"]
+
+
+def planned(*words: str, run: Path) -> Job:
+    return slurm.plan(parse([*TOY, *words, "--run.dir", str(run)]))
+
+
+def problems(*words: str, run: Path) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        slurm.main([*TOY, *words, "--run.dir", str(run)])
+    return list(caught.value.problems)
+
+
+def header(job: Job) -> list[str]:
+    """Return the words of the #SBATCH lines, as sbatch splits them."""
+    lines = text(job).splitlines()
+    return [word for line in lines if line.startswith("#SBATCH ") for word in shlex.split(line)[1:]]
+
+
+def test_a_script_of_two_nodes(tmp_path: Path) -> None:
+    site = ["--partition", "long", "--mem", "64G", "--cpus-per-task", "8", "--sbatch", "--exclude=n[3-4]", "--sbatch",
+            "--comment=a b; $(touch x)"]  # fmt: skip
+    job = planned(*DDP, *SIZE, *site, run=tmp_path / "my run%")
+    assert header(job) == [
+        "--job-name=" + f"{tmp_path.name}-my_run_",
+        "--nodes=2",
+        "--ntasks-per-node=2",
+        "--time=8:00:00",
+        "--signal=B:USR1@120",
+        "--requeue",
+        "--open-mode=append",
+        f"--output={tmp_path}/my run%%/slurm-%j.out",
+        "--partition=long",
+        "--mem=64G",
+        "--cpus-per-task=8",
+        "--exclude=n[3-4]",
+        "--comment=a b; $(touch x)",
+    ]
+    script = text(job)
+    assert "srun --label --kill-on-bad-exit=0 --wait=60 " in script
+    assert "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK" in script
+    assert "--gres" not in script
+    check(script)
+    assert shlex.split(next(line for line in script.splitlines() if line.startswith("run=")))[:2] == [
+        f"run={tmp_path}/my run%", "steps=6",
+    ]  # fmt: skip
+
+
+def test_gpus(tmp_path: Path) -> None:
+    job = planned(
+        *DDP, "--trainer.accelerator", "gpu", "--gpus-per-node", "a100:2", "--time", "60", run=tmp_path / "run"
+    )
+    assert "--gres=gpu:a100:2" in header(job)
+    assert "--ntasks-per-node=2" in header(job)
+    assert job.tasks == Tasks(1, 2)
+
+
+def test_nothing_of_the_configuration_is_run(tmp_path: Path) -> None:
+    """The part of the script that names things, run by bash: every hostile word arrives as it was."""
+    run = tmp_path / "a'b $(touch hit) `touch hit` \" ; touch hit"
+    hostile = "x'y $(touch hit) `touch hit`\\ \" * ; touch hit # é"
+    member = Member("one", {"model.language": hostile})
+    job = Job(run=run, name="n", tasks=Tasks(1, 1), time="5", lead=31, launch=["python"], config=run / "c.yaml",
+              steps=[1], members=[member], cwd=tmp_path)  # fmt: skip
+    lines = text(job).split("asked=''")[0]
+    shown = f'{lines}\nprintf "%s\\n" "$run" "${{values[@]}}"'
+    done = subprocess.run(["bash", "-c", shown], env={"SLURM_ARRAY_TASK_ID": "0", "PATH": "/usr/bin:/bin"}, text=True,
+                          capture_output=True, cwd=tmp_path)  # fmt: skip
+    assert done.stdout.splitlines() == [f"{run}/one", f"--model.language={hostile}"]
+    assert [path.name for path in tmp_path.iterdir()] == []
+    check(text(job))
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--nodes", "0"], "--nodes 0: expected a whole number"),
+        (["--nodes", "2\n#SBATCH --x"], "--nodes 2\\n#SBATCH --x: expected a whole number"),
+        (["--partition", "a b"], "--partition a b: expected a name"),
+        (["--partition", "a;b"], "--partition a;b: expected a name"),
+        (["--time", "soon"], "--time soon: expected minutes, h:mm:ss or d-hh:mm:ss"),
+        (["--mem", "-1"], "--mem -1: expected a size as 64G"),
+        (["--sbatch", "x=1"], "--sbatch x=1: expected --name or --name=value"),
+        (["--sbatch", "--comment=a\nb"], "--sbatch --comment=a\\nb: expected --name or --name=value"),
+        (["--sbatch", "--signal=USR2@5"], "--sbatch --signal=USR2@5: launch writes that line; see"),
+        (["--job-name", ""], "--job-name (nothing): expected a name"),
+        (["--submit=yes"], "--submit: takes no value"),
+        (["--mem", "1G", "--mem", "2G"], "--mem 2G: given twice; keep one"),
+        (["--node", "2"], "--node: no such flag; did you mean --nodes?"),
+    ],
+)
+def test_words_that_no_option_takes(words: list[str], complaint: str, tmp_path: Path) -> None:
+    (problem,) = problems(*words, run=tmp_path / "run")
+    assert problem.startswith(complaint)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaints"),
+    [
+        ([], ["--time: required", "--gpus-per-node G for jobs on GPUs"]),
+        (["--time", "60", "--gpus-per-node", "1", "--tasks-per-node", "1"], ["--gpus-per-node G for jobs on GPUs"]),
+        ([*SIZE], ["strategy.class = single (launch default): is one process, the SLURM job has 4"]),
+        (
+            [*DDP, *SIZE, "--trainer.devices", "3", "--trainer.num_nodes", "1"],
+            [
+                "trainer.devices = 3 (--trainer.devices): the SLURM job has 2 tasks on each node",
+                "trainer.num_nodes = 1 (--trainer.num_nodes): the SLURM job has 2 nodes",
+            ],
+        ),
+        (
+            [*DDP, "--tasks-per-node", "3", "--time", "60"],
+            ["data.global_batch_size = 8 (tests/cli/toy.yaml:7): must be a multiple of micro_batch_size x ranks = 2"],
+        ),
+        ([*DDP, *SIZE, "--model.hiden_size", "3"], ["model.hiden_size = 3 (--model.hiden_size): not an option of Toy"]),
+        ([*DDP, *SIZE, "--callbacks.checkpoint", "null"], ["callbacks.checkpoint: a job that is stopped must save"]),
+        ([*DDP, *SIZE, "--run.checkpoint", "4"], ["run.checkpoint = 4 (--run.checkpoint): not for a job: every"]),
+        ([*DDP, *SIZE, "--run.max_wall_time", "60"], ["run.max_wall_time = 60 (--run.max_wall_time): not for a job"]),
+        ([*DDP, "--gpus-per-node", "2", "--time", "60"], ["trainer.accelerator = cpu (tests/cli/toy.yaml:8): --gpus"]),
+        ([*DDP, *SIZE, "--trainer.accelerator", "gpu"], ["trainer.accelerator = gpu (--trainer.accelerator): the job"]),
+        ([*DDP, *SIZE, "--lead", "30"], ["--lead 30: must be above 30"]),
+        ([*DDP, *SIZE[:-2], "--time", "2"], ["--time 2: too short: 120 s are kept for the end of an attempt"]),
+        ([*DDP, *SIZE, "--setup", "none.sh"], ["--setup none.sh: cannot be read"]),
+        ([*DDP, *SIZE, "--array-limit", "2"], ["--array-limit: is for sweeps"]),
+        ([*DDP, *SIZE, "--array", "model.learning_rate"], ["--array model.learning_rate: write KEY=VALUE,VALUE,..."]),
+        ([*DDP, *SIZE, "--array", "model.rate=1,2"], ["model.rate = 1 (--model.rate): not an option of Toy"]),
+        ([*DDP, *SIZE, "--array", "seed=1,x"], ["seed = x (--seed): expected int"]),
+        ([*DDP, *SIZE, "--array", "run.dir=a,b"], ["--array run.dir=a,b: run.dir is the same for the whole sweep"]),
+        ([*DDP, *SIZE, "--array", "seed=1,2", "--array", "seed=3"], ["--array seed=3: seed is given twice"]),
+        ([*DDP, *SIZE, "--array", "model.language=a/b,a:b"], ["--array: two runs would have the folder model.la"]),
+    ],
+)  # fmt: skip
+def test_jobs_that_could_not_run(words: list[str], complaints: list[str], tmp_path: Path) -> None:
+    found = problems(*words, run=tmp_path / "run")
+    assert len(found) == len(complaints), found
+    for problem, complaint in zip(found, complaints, strict=True):
+        assert problem.startswith(complaint)
+
+
+def test_a_setup_file_comes_first_and_must_be_bash(tmp_path: Path) -> None:
+    setup = tmp_path / "setup.sh"
+    setup.write_text("module load cuda/13\nexport NCCL_DEBUG=WARN\n")
+    script = text(planned(*DDP, *SIZE, "--setup", str(setup), run=tmp_path / "run"))
+    assert script.index("unset RANK") < script.index("module load cuda/13\nexport NCCL") < script.index("slurm begin")
+    setup.write_text("if true; then\n")
+    (problem,) = problems(*DDP, *SIZE, "--setup", str(setup), run=tmp_path / "run")
+    assert problem.startswith("--setup: the script is not one that bash can read: ")
+
+
+def test_a_job_keeps_the_configuration_that_it_was_written_with(tmp_path: Path) -> None:
+    first = planned(*DDP, *SIZE, run=tmp_path / "run")
+    assert "learning_rate: 0.05" in first.config.read_text()
+    assert "devices" not in first.config.read_text(), "the nodes are the job's to say, today's or the next one's"
+    second = planned(*DDP, *SIZE, "--model.learning_rate", "0.5", run=tmp_path / "run")
+    assert first.config != second.config
+    assert "learning_rate: 0.05" in first.config.read_text()
+    assert planned(*DDP, *SIZE, run=tmp_path / "run").config == first.config
+
+
+def test_a_sweep_is_a_product(tmp_path: Path) -> None:
+    sweep = ["--array", "model.learning_rate=1e-4,2e-4", "--array", "trainer.max_steps=5,6", "--array-limit", "3"]
+    job = planned(*DDP, *SIZE, *sweep, run=tmp_path / "run")
+    assert [member.name for member in job.members] == [
+        f"model.learning_rate={rate},trainer.max_steps={steps}" for rate in ("1e-4", "2e-4") for steps in (5, 6)
+    ]
+    assert job.steps == [5, 6, 5, 6]
+    assert "--array=0-3%3" in header(job)
+    assert f"--output={tmp_path}/run/slurm-%A_%a.out" in header(job)
+    assert "--model.learning_rate=2e-4 --trainer.max_steps=6)" in text(job)
+    check(text(job))
+
+
+def test_values_with_commas() -> None:
+    assert split("1,2") == ["1", "2"]
+    assert split('[1,2],[3,4],"a,b",{a: [1, 2]}') == ["[1,2]", "[3,4]", '"a,b"', "{a: [1, 2]}"]
+    assert members(["model.betas=[.9,.95],[.9,.99]"])[1].words == ["--model.betas=[.9,.99]"]
+    with pytest.raises(ConfigError, match="1024 runs, at most 1000"):
+        members([f"{letter}=1,2" for letter in "abcdefghij"])
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("5", 300), ("5:30", 330), ("1:00:30", 3630), ("2-3", 183600), ("1-0:30", 88200), ("1-1:1:1", 90061)],
+)
+def test_time_limits(time: str, seconds: int) -> None:
+    assert seconds_of(time) == seconds
+
+
+def test_the_help_names_every_flag() -> None:
+    assert all(f"--{name}" in usage() for name in OPTIONS)
