@@ -2,6 +2,7 @@
 # make demo   environment, then ELECTRA on real text: train, test, export
 # make test   environment, then the tests
 # make test-matrix   every strategy, stopped and moved, with the product itself: about 20 minutes
+# make test-slurm    a real SLURM of two nodes on this machine; installs it (apt) where it may: about 5 minutes
 # make lint   format and lint checks
 # make gpu    GPU tests and a short bench card, with PYTHON=... (torch >= 2.10 there; no environment is made)
 
@@ -22,7 +23,7 @@ print(*lacking, sep=", ")
 endef
 export LACKING
 
-.PHONY: env demo test test-matrix lint gpu
+.PHONY: env demo test test-matrix test-slurm lint gpu
 .DEFAULT_GOAL := env
 
 env: $(READY)
@@ -46,6 +47,12 @@ test: env
 
 test-matrix: env
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/multiproc -m 'matrix or not matrix'
+
+test-slurm: env
+	@PATH="$$PATH:/usr/sbin"; command -v slurmctld >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq \
+	    && apt-get install -qq -y --no-install-recommends slurm-wlm munge >/dev/null; } \
+	    || echo "SLURM is not here and cannot be installed; the tests say what they lack"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm -m slurm -rs
 
 lint: env
 	@$(BIN)/ruff format --check

@@ -18,6 +18,7 @@ from launch.claims.plan import Claim, Size
 from launch.config.errors import ConfigError
 from launch.config.overlay import PROJECT, find_file
 from launch.config.resolved import RUN_FILE, Resolved, resolve
+from launch.ranks import environment_for_children
 from launch.run import DIVERGED, DONE, STOPPED
 from launch.run_folder import read_json, write_whole
 
@@ -183,7 +184,7 @@ class Runner:
             return STOPPED
         command = [sys.executable, "-m", "launch", "fit", *run.words, "--run.dir", str(run.folder)]
         paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        surroundings = {**environment_for_children(), "PYTHONPATH": os.pathsep.join(paths)}
         if self.threads:
             surroundings["OMP_NUM_THREADS"] = str(self.threads)
         with log_of(run).open("a") as log:

@@ -31,13 +31,15 @@ def lay_tasks(table: Table, tasks: Tasks, stored: Collection[str]) -> list[str]:
         stored: files that a run of another size may have left; what they say does not bind.
     """
     problems = []
-    for name, count, unit in (("devices", tasks.per_node, "tasks on each node"), ("num_nodes", tasks.nodes, "nodes")):
+    for name, count, unit, where in (
+        ("devices", tasks.per_node, "task", " on each node"),
+        ("num_nodes", tasks.nodes, "node", ""),
+    ):
         key = ("trainer", name)
         given = table.get(key)
         if given and not _is_open(given, stored) and _count(given.value) != count:
-            problems.append(
-                f"{named(key, given)}: {JOB} has {count} {unit}; take the key away, or give the job {given.value}"
-            )
+            has = f"{JOB} has {count} {unit}{'s' * (count > 1)}{where}"
+            problems.append(f"{named(key, given)}: {has}; take the key away, or give the job {given.value}")
         table[key] = Entry(count, JOB)
     if table.get(("strategy", "class"), Entry(None, "")).value == "single" and tasks.ranks > 1:
         strategy = named(("strategy", "class"), table[("strategy", "class")])

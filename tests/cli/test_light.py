@@ -40,6 +40,7 @@ def test_help_names_every_command_and_no_later_one() -> None:
         "predict",
         "config",
         "methods",
+        "slurm",
         "prepare",
         "export",
         "claim",

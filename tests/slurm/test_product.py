@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slurm
 DEBUG = ["--config", "configs/electra/debug.yaml"]
 DDP = ["--config", "configs/strategy/ddp.yaml"]
 SLOW = ["--callbacks.slow.class=tests.network.slow.Slow", "--callbacks.slow.seconds=0.2"]
-STEPS = 240
+STEPS = 180
 
 
 def job(cluster: Cluster, run: Path, *words: str) -> str:
@@ -50,6 +50,8 @@ def test_at_its_time_limit_a_job_saves_and_goes_on_as_if_it_had_not_ended(cluste
     number = job(cluster, run, *DDP, *SLOW, "--trainer.max_steps", str(STEPS), "--lead", "31")
     cluster.until(lambda: steps(run) >= 3, told=lambda: log(run))
     cluster.command("scontrol", "update", f"JobId={number}", "EndTime=now+65")
+    cluster.wait(number, "PENDING")
+    cluster.command("scontrol", "update", f"JobId={number}", "TimeLimit=10")  # the end has made it shorter
     facts = cluster.wait(number, "COMPLETED", seconds=400)
     assert int(facts["Restarts"]) == 1, log(run)
     stopped = next(line for line in ledger(run) if line["event"] == "job_end")
