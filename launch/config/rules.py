@@ -47,11 +47,16 @@ def fits_positions(length: int, positions: int) -> str | None:
     return None
 
 
-def known_precision(precision: str | int | None) -> str | None:
-    """Weights, moments and norms stay in float32 at least; there is no loss scale."""
-    if str(precision) in ("None", "32", "32-true", "64", "64-true", "bf16-mixed"):
+def known_precision(precision: str | int | None, strategy: str) -> str | None:
+    """Masters, moments and norms stay in float32 at least; there is no loss scale."""
+    known = ("None", "32", "32-true", "64", "64-true", "bf16-mixed")
+    zero = str(strategy).startswith("zero")
+    if str(precision) in known[: 3 if zero else None] or (zero and precision in ("bf16-true", "bf16-mixed")):
         return None
-    return "is not supported: use 32-true, 64-true, or bf16-mixed, which keeps float32 weights and needs no loss scale"
+    if precision == "bf16-true":
+        return "needs float32 masters of the weights, which zero1, zero2 and zero3 keep; use bf16-mixed or one of them"
+    wide = "" if zero else " 64-true,"
+    return f"is not supported: use 32-true,{wide} or bf16-mixed, which keeps float32 weights and needs no loss scale"
 
 
 def wall_time(given: str | int | None) -> str | None:
@@ -81,7 +86,7 @@ def single_is_one_node(strategy: str, nodes: int) -> str | None:
 RULES: list[Rule] = [
     (("seed",), whole_seed),
     (("trainer.max_steps",), positive),
-    (("trainer.precision",), known_precision),
+    (("trainer.precision", "strategy.class"), known_precision),
     (("trainer.log_every_n_steps",), positive),
     (("data.global_batch_size",), positive),
     (("data.micro_batch_size",), positive),

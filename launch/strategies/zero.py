@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -35,6 +35,10 @@ class ZeroPrecision(DeepSpeedPrecision):
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Leave the weights alone: DeepSpeed casts them, and keeps float32 masters."""
         return module
+
+    def module_init_context(self) -> AbstractContextManager:
+        """Build in float32: weights are drawn and read before they are rounded."""
+        return nullcontext()
 
     def forward_context(self) -> torch.autocast:
         """Run a forward pass as the precision says."""
@@ -77,12 +81,12 @@ class SlicedZero(SlicedCheckpoint, DeepSpeedStrategy):
     @property
     def precision_plugin(self) -> ZeroPrecision:
         """How weights and forward passes are cast."""
-        return self._zero_precision
+        return self._precision_plugin
 
     @precision_plugin.setter
     def precision_plugin(self, plugin: Any) -> None:
-        self._zero_precision = ZeroPrecision(getattr(plugin, "precision", "32-true"))
-        self._precision_plugin = self._zero_precision
+        # With none yet it stays none: a strategy that brings one along overrules trainer.precision.
+        self._precision_plugin = ZeroPrecision(plugin.precision) if plugin is not None else None
 
     @property
     def gathers_in_forward(self) -> bool:

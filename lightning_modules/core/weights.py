@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.integrations import deepspeed as integration
 
 from lightning_modules.core.keyed import mix
+from lightning_modules.core.precision import widened
 
 
 def whole(parameters: Iterable[nn.Parameter]) -> AbstractContextManager:
@@ -68,8 +69,12 @@ def initialise(network: nn.Module, std: float, seed: int, glorot: tuple[str, ...
 
 
 def _fill(weight: Tensor, std: float, key: int, uniform: bool) -> None:
+    if weight.is_meta:  # built for its shape alone
+        return
     generator = torch.Generator(weight.device).manual_seed(key >> 1)
+    wide = widened(weight)  # in half precision the same weights, rounded: torch would draw others
     if uniform:
-        nn.init.xavier_uniform_(weight, generator=generator)
+        nn.init.xavier_uniform_(wide, generator=generator)
     else:
-        nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)
+        nn.init.trunc_normal_(wide, std=std, a=-2 * std, b=2 * std, generator=generator)
+    weight.copy_(wide)

@@ -4,7 +4,9 @@ Processes come from a fork server that has imported torch already, so a run of t
 """
 
 import contextlib
+import dataclasses
 import errno
+import faulthandler
 import hashlib
 import json
 import multiprocessing
@@ -26,8 +28,11 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.checkpoint import Checkpoint, KeepBest
 from callbacks.divergence import Divergence
+from callbacks.loggers import JsonLines, TensorBoard
+from callbacks.run_record import RunRecord
 from launch.strategies.replicas import ddp, single
-from lightning_modules.core.checkpoint import publish
+from lightning_modules.core import stop
+from lightning_modules.core.checkpoint import publish, strategy
 from lightning_modules.core.checkpoint.verify import newest_complete, step_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,14 +52,18 @@ class Run:
     optimizer: str = "AdamW"
     fixed_buckets: bool = True
     stop_at: int | None = None  # asks for an orderly stop in this step
-    kill: tuple[str, int] | None = None  # (point of `publish.reached`, saves before) or ("step", completed steps)
-    kill_rank: int = 0
+    kill: tuple[str, int] | None = None  # (point of `publish.reached`, saves before), or (moment of Killer, steps)
+    kill_rank: int | None = 0  # None: every rank
+    signal: int = signal.SIGKILL
+    leaves_others: bool = False  # to notice for themselves that a rank is gone
     raises: bool = False  # raise an error at that point instead
     batches: int | None = None  # the data end after so many
     resume: Path | None = None
     task: str = "fit"
     strategy: str = ""  # one that `strategies_toy` trains a method under; empty: single or ddp
     dropout: float = 0.1  # of that method
+    precision: str = "32-true"
+    layers: tuple[bool, bool] = (False, False)  # of that method: run twice, compiled
     num_workers: int = 0
     poison: tuple[int, float] | None = None  # (step, factor): on the last rank, its last micro-batch's loss
     divergence: dict | None = None
@@ -138,16 +147,22 @@ class Validation(pl.Callback):
 
 
 class Killer(pl.Callback):
-    """Ends the process between two steps."""
+    """Ends the process, or asks it to stop, between two steps ("step") or inside a backward pass ("backward")."""
 
-    def __init__(self, step: int, raises: bool) -> None:
-        self.step, self.raises = step, raises
+    MOMENTS = ("step", "backward")
+
+    def __init__(self, run: Run) -> None:
+        (self.moment, self.step), self.signal, self.raises = run.kill, run.signal, run.raises
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
-        if trainer.global_step == self.step:
+        if (self.moment, self.step) == ("step", trainer.global_step):
             if self.raises:
                 raise RuntimeError("the data are at fault")
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.signal)
+
+    def on_before_backward(self, trainer: pl.Trainer, module: pl.LightningModule, loss: Tensor) -> None:
+        if (self.moment, self.step) == ("backward", trainer.global_step):
+            loss.register_hook(lambda _: os.kill(os.getpid(), self.signal))
 
 
 class Lines(Logger):
@@ -185,16 +200,21 @@ def trainer_of(run: Run) -> pl.Trainer:
         callbacks.append(Validation(every_n_steps=4))
     if run.divergence is not None:
         callbacks.append(Divergence(**run.divergence))
-    if run.kill is not None and run.kill[0] == "step":
-        callbacks.append(Killer(run.kill[1], run.raises))
+    if run.kill is not None and run.kill[0] in Killer.MOMENTS:
+        callbacks.append(Killer(run))
+    loggers: list[Logger] = [Lines(run.folder / "lines.jsonl")]
+    if run.strategy:
+        callbacks.append(RunRecord())
+        loggers = [JsonLines(str(run.folder)), TensorBoard(str(run.folder))]
     return pl.Trainer(
         accelerator="cpu",
         devices=run.world_size,
         strategy=strategy_of(run),
+        precision=run.precision,
         max_steps=run.max_steps,
         max_epochs=None if run.batches is None else 1,
         callbacks=callbacks,
-        logger=Lines(run.folder / "lines.jsonl"),
+        logger=loggers,
         default_root_dir=run.folder,
         use_distributed_sampler=False,
         enable_progress_bar=False,
@@ -239,16 +259,23 @@ def _digest(tensor: Tensor) -> str:
 def run_rank(run: Run, rank: int, port: int) -> None:
     """Entry of a process."""
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # for loader workers, as in a run
     sys.stderr = sys.stdout = (run.folder / f"out_{rank}.txt").open("a", buffering=1)
+    faulthandler.dump_traceback_later(25, file=sys.stderr)  # what a rank waits for that does not end
     if run.world_size > 1 or run.strategy:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
     if not run.fixed_buckets:
         from launch.strategies import replicas
 
         replicas.fix_bucket_order = lambda model: None
-    if run.kill is not None and rank == run.kill_rank:
-        publish.reached = _ending(*run.kill, run.raises)
+    strategy.LEAVE_PATIENCE_SECONDS = 5.0
+    if run.kill is not None and run.kill_rank in (rank, None):
+        publish.reached = _ending(run)
+    elif run.kill is not None:
+        run = dataclasses.replace(run, kill=None)
     trainer, toy = launch(run)
+    if any(isinstance(callback, RunRecord) and callback.stopped for callback in trainer.callbacks):
+        sys.exit(stop.RESUMABLE)
     if run.task != "fit":
         (run.folder / f"{run.task}_{rank}.json").write_text(json.dumps(trainer.callback_metrics["weight_sum"].item()))
     elif rank == run.world_size - 1 and not run.strategy:
@@ -256,8 +283,9 @@ def run_rank(run: Run, rank: int, port: int) -> None:
         torch.save(toy.state_dict(), run.folder / "weights.pt")
 
 
-def _ending(point: str, saves_before: int, raises: bool) -> Callable[[str], None]:
+def _ending(run: Run) -> Callable[[str], None]:
     """Make a `publish.reached` that ends the process at a point of one save; inside a file, at its third write."""
+    point, saves_before = run.kill
     saves, passes = 0, 0
 
     def reached(name: str) -> None:
@@ -265,9 +293,9 @@ def _ending(point: str, saves_before: int, raises: bool) -> Callable[[str], None
         if name == point and saves == saves_before:
             passes += 1
             if passes == (3 if point == "write" else 1):
-                if raises:
+                if run.raises:
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), run.signal)
         saves += name in ("end", "marker")
 
     return reached
@@ -286,10 +314,11 @@ def start(run: Run) -> list[int]:
     for process in processes:
         process.start()
     while any(process.is_alive() for process in processes):
-        if any(process.exitcode not in (None, 0) for process in processes):
+        if any(process.exitcode not in (None, 0, stop.RESUMABLE) for process in processes):
+            notice = run.kill is None or run.raises or run.leaves_others  # errors are raised on all
             with contextlib.suppress(ProcessLookupError):
                 for process in processes:
-                    process.join(0 if run.kill is not None and not run.raises else 10)  # errors are raised on all
+                    process.join(30 if notice else 0)
                     process.kill()
         time.sleep(0.01)
     return [process.exitcode for process in processes]

@@ -12,16 +12,20 @@ from functools import partial
 import deepspeed  # noqa: F401  in the fork server, once for all processes
 import lightning.pytorch as pl
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
+from datamodules.core.loader import FromStep, loader
 from launch.strategies.replicas import ddp
 from launch.strategies.sharded import fsdp
 from launch.strategies.zero import zero1, zero2, zero3
 from lightning_modules.core.base import Method
+from lightning_modules.core.blocks import BlockOptions, prepare_blocks
 from lightning_modules.core.checkpoint.reader import read_weights
 from lightning_modules.core.checkpoint.verify import newest_complete
+from lightning_modules.core.precision import widened
 from lightning_modules.core.terms import LossTerms, Term
 from lightning_modules.core.weights import initialise
 from tests.multiproc import checkpoint_toy
@@ -70,13 +74,14 @@ class Toy(Method):
         if self.model is None:
             self.model = Networks(self.run.width, self.run.dropout)
             initialise(self.model, 0.3, self.seed)
+            prepare_blocks(self.model, BlockOptions(*self.run.layers))
 
     def target_counts(self, batch: dict) -> dict[str, int]:
         return {"next": batch["tokens_BL"][:, 1:].numel(), "third": batch["thirds"]}
 
     def objective(self, batch: dict, key: int, measures: bool) -> LossTerms:
         tokens_BL = batch["tokens_BL"]
-        logits_BLV, score_BL = self.model(tokens_BL[:, :-1], self.trainer.global_step % 2 == 0)
+        logits_BLV, score_BL = map(widened, self.model(tokens_BL[:, :-1], self.trainer.global_step % 2 == 0))
         following, counts = tokens_BL[:, 1:], self.target_counts(batch)
         following_loss = F.cross_entropy(logits_BLV.flatten(0, 1), following.flatten(), reduction="sum")
         third_loss = (((score_BL - 1) ** 2) * (following % 3 == 0)).sum()
@@ -87,49 +92,63 @@ class Toy(Method):
 
     def log_values(self, values: dict[str, float]) -> None:
         self.seen += torch.tensor([1.0, float(self.trainer.global_step)])
-        if self.trainer.is_global_zero:
-            kept = {name: float(value).hex() for name, value in values.items()}
-            with (self.run.folder / "losses.jsonl").open("a") as file:
-                file.write(json.dumps([self.trainer.global_step, kept]) + "\n")
+        super().log_values(values)
 
 
-class Batches(IterableDataset):
+class Batches(Dataset):
     """Batches that are a function of the step; a rank gets its micro-batches of each."""
 
-    def __init__(self, trainer: pl.Trainer, run: Run) -> None:
-        self.trainer, self.run = trainer, run
+    def __init__(self, rank: int, run: Run) -> None:
+        self.rank, self.own = rank, MICRO_BATCHES // run.world_size
 
-    def __iter__(self) -> Iterator[list[dict]]:
-        first, rank = self.trainer.global_step, self.trainer.global_rank
-        own = MICRO_BATCHES // self.run.world_size
-        for step in range(first, self.run.max_steps):
-            generator = torch.Generator().manual_seed(1000 + step)
-            tokens_BL = torch.randint(VOCABULARY, (ROWS, LENGTH), generator=generator)
-            pieces = tokens_BL.chunk(MICRO_BATCHES)[rank * own : (rank + 1) * own]
-            place = step * ROWS + rank * own * (ROWS // MICRO_BATCHES)
-            yield [
-                {
-                    "tokens_BL": piece,
-                    "thirds": int((piece[:, 1:] % 3 == 0).sum()),
-                    "last": rank * own + index == MICRO_BATCHES - 1,
-                    "position": place + index * (ROWS // MICRO_BATCHES),
-                }
-                for index, piece in enumerate(pieces)
-            ]
+    def __getitem__(self, step: int) -> list[dict]:
+        generator = torch.Generator().manual_seed(1000 + step)
+        tokens_BL = torch.randint(VOCABULARY, (ROWS, LENGTH), generator=generator)
+        pieces = tokens_BL.chunk(MICRO_BATCHES)[self.rank * self.own :][: self.own]
+        place = step * ROWS + self.rank * self.own * (ROWS // MICRO_BATCHES)
+        return [
+            {
+                "tokens_BL": piece,
+                "thirds": int((piece[:, 1:] % 3 == 0).sum()),
+                "last": self.rank * self.own + index == MICRO_BATCHES - 1,
+                "position": place + index * (ROWS // MICRO_BATCHES),
+            }
+            for index, piece in enumerate(pieces)
+        ]
+
+
+class Steps(pl.LightningDataModule):
+    """Loads them as a run does."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def train_dataloader(self) -> DataLoader:
+        batches = Batches(self.trainer.global_rank, self.run)
+        return loader(batches, self.run.num_workers, FromStep(lambda: self.trainer.global_step))
 
 
 def launch(run: Run) -> tuple[pl.Trainer, Toy]:
     trainer, toy = checkpoint_toy.trainer_of(run), Toy(run)
-    loader = DataLoader(Batches(trainer, run), batch_size=None)
-    trainer.fit(toy, loader, ckpt_path=None if run.resume is None else str(run.resume))
+    trainer.fit(toy, datamodule=Steps(run), ckpt_path=None if run.resume is None else str(run.resume))
     return trainer, toy
 
 
 def logged(run: Run) -> dict[int, dict[str, str]]:
-    """Return what each step logged, the last attempt's where steps were repeated."""
-    found = dict(json.loads(line) for line in (run.folder / "losses.jsonl").read_text().splitlines())
-    assert sorted(found) == list(range(1, run.max_steps + 1))
-    return found
+    """Return what each step logged, exactly, after checking that each stands once in metrics.jsonl and TensorBoard."""
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    steps = list(range(1, run.max_steps + 1))
+    assert [line["step"] for line in lines] == steps
+    board = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == steps
+    return {
+        line["step"]: {name: _exact(v) for name, v in line.items() if not name.startswith("perf/")} for line in lines
+    }
+
+
+def _exact(value: float | None) -> str:
+    return "not finite" if value is None else float(value).hex()
 
 
 def saved(run: Run) -> dict[str, str]:
