@@ -126,6 +126,16 @@ class Cluster:
                         found.append(int(folder.name))
         return found
 
+    def signal_node(self, node: str, number: signal.Signals) -> None:
+        """Send a signal to the daemon of a node."""
+        wanted = ["slurmd", "-D", "-N", node, "-f", str(self.folder / "slurm.conf")]
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (folder / "cmdline").read_text().split("\0")[:-1] == wanted:
+                    os.kill(int(folder.name), number)
+                    return
+        raise AssertionError(f"there is no daemon of {node}")
+
     def kill(self, job: str, rank: int, number: signal.Signals) -> None:
         """Send a signal to the processes of a rank."""
         pids = self.pids(job, rank)

@@ -1,6 +1,7 @@
 """ELECTRA on two nodes, through `launch slurm` and a real SLURM."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -134,3 +135,37 @@ def test_edits_do_not_reach_a_job_with_a_snapshot(cluster: Cluster, tmp_path: Pa
     found = json.loads((run / "run.json").read_text())
     assert (found["commit"], found["changed_files"]) == (commit, [])
     assert ledger(run)[0]["commit"] == commit
+
+
+def test_a_script_of_one_s_own(cluster: Cluster, tmp_path: Path) -> None:
+    """By hand: no --ntasks-per-node, a job name that Lightning takes for a shell, nodes whose names do not resolve."""
+    run, out = tmp_path / "run", tmp_path / "out.txt"
+    fit = [
+        sys.executable,
+        "-m",
+        "launch",
+        "fit",
+        "--config",
+        "tests/cli/toy.yaml",
+        *DDP,
+        "--data.micro_batch_size",
+        "2",
+    ]
+    command = shlex.join([*fit, "--run.dir", str(run)])
+    script = tmp_path / "own.sbatch"
+    script.write_text(
+        f"#!/bin/bash\n#SBATCH --nodes=2 --ntasks=2 --job-name=bash --output={out}\n"
+        f"{command} && exit 5\n"
+        f"srun {command} --trainer.devices 3 && exit 6\n"
+        f"MASTER_ADDR=nowhere.invalid srun --label {command} && exit 7\n"
+        f"srun {command}\n"
+    )
+    facts = cluster.wait(cluster.submit(script))
+    text = out.read_text()
+    assert facts["JobState"] == "COMPLETED", text
+    assert "error: SLURM_NTASKS = 2 (environment): the job has 2 tasks and this process is none of them" in text
+    assert text.count("error: trainer.devices = 3 (--trainer.devices): the SLURM job has 1 task on each node") == 1
+    for rank in (0, 1):
+        assert f"{rank}: error: MASTER_ADDR = 'nowhere.invalid' (environment): " in text
+    assert "batch: 8 = 2 ranks x 2 micro-batches of 2" in text
+    assert steps(run) == 6

@@ -110,11 +110,13 @@ def test_attempts_without_progress_have_an_end(cluster: Cluster, tmp_path: Path)
     cluster.command("scancel", job)
 
 
-def test_a_failure_is_not_requeued(cluster: Cluster, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_a_failure_is_not_requeued_in_whatever_folder(cluster: Cluster, tmp_path: Path) -> None:
+    run = tmp_path / 'it\'s a "run" $(touch hit) at 100%'
     facts = cluster.wait(cluster.submit(script(run, "fails")))
     assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "1:0", "0")
     assert ledger(run)[-1]["then"] == "over"
+    assert "rank 0 begins at step 0" in log(run)
+    assert [path.name for path in tmp_path.iterdir()] == [run.name]
 
 
 def test_what_rank_0_wrote_goes_before_the_number_of_srun(cluster: Cluster, tmp_path: Path) -> None:
@@ -138,6 +140,23 @@ def test_a_hung_rank_does_not_hold_the_job(cluster: Cluster, tmp_path: Path) -> 
     facts = cluster.wait(job, seconds=40)
     assert facts["JobState"] == "FAILED"
     assert "n1: task 0: Killed" in log(run)
+
+
+def test_a_lost_node_is_waited_for(cluster: Cluster, tmp_path: Path) -> None:
+    """SLURM gives the node up after SlurmdTimeout and requeues the job by itself; here the node comes back."""
+    run = tmp_path / "run"
+    job = cluster.submit(script(run, "trains", steps=40_000))
+    cluster.until(lambda: log(run).count("begins at step") == 2, told=lambda: log(run))
+    cluster.signal_node("n2", signal.SIGSTOP)
+    try:
+        cluster.wait(job, "PENDING", "COMPLETING", seconds=60)
+    finally:
+        cluster.signal_node("n2", signal.SIGCONT)
+    cluster.until(lambda: events(run).count("job_start") == 2, told=lambda: log(run))
+    assert cluster.facts(job)["Restarts"] == "1"
+    cluster.until(lambda: log(run).count("begins at step") == 4, told=lambda: log(run))
+    cluster.command("scancel", job)
+    cluster.wait(job)
 
 
 def test_a_task_of_an_array_is_requeued_alone(cluster: Cluster, tmp_path: Path) -> None:
