@@ -120,6 +120,16 @@ class SlicedZero(SlicedCheckpoint, DeepSpeedStrategy):
             "bf16": {"enabled": self.precision_plugin.precision == "bf16-true"},
         }
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a step without a forward pass of the engine around it: its hooks are on the step's own passes.
+
+        With both, ZeRO-3 gathers all weights once more in every step; and in steps of one micro-batch it takes the
+        order in which weights are used for a new one every time, and gathers them one by one.
+        """
+        self.model.optimizer.clear_backward_seen_flag()  # as the engine does first
+        with self.precision_plugin.train_step_context():
+            return self.lightning_module.training_step(*args, **kwargs)
+
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
         """Cut every module into pieces as soon as it is built, if this is stage 3, and let transformers know."""
