@@ -46,7 +46,7 @@ test: env
 	@$(BIN)/python -m pytest
 
 test-matrix: env
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/multiproc -m 'matrix or not matrix'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/multiproc tests/network -m 'matrix or not matrix'
 
 test-slurm: env
 	@PATH="$$PATH:/usr/sbin"; command -v slurmctld >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq \
