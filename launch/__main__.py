@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "write a checkpoint's predictions for the prediction data",
     "config": "print the resolved configuration, each value with the file or flag that set it",
     "methods": "list the methods with their configs and claims",
+    "plan": "estimate memory, steps, tokens, disk and time, without a GPU",
     "slurm": "write a batch script for SLURM and submit it",
     "prepare": "tokenise a corpus ahead of training",
     "export": "turn a run's checkpoint into a Hugging Face folder",

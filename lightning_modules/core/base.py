@@ -84,6 +84,16 @@ class Method(LightningModule):
     def recall(self, run: Path) -> None:
         """Read what `build` needs besides the tokenizer from a run's folder, where there is no data module to ask."""
 
+    def assume(self) -> None:
+        """Set what `build` would ask the data module for to something of the usual size; for a plan of the memory."""
+
+    def head_rows(self, batch: TextBatch) -> dict[str, int]:
+        """Return on how many rows heads run, by the name of their module; all else runs on every token.
+
+        Only lengths and numbers on the host are read; a plan of the memory gives no more.
+        """
+        return {}
+
     def target_counts(self, batch: TextBatch) -> dict[str, int]:
         """Return how many targets each loss term has in a micro-batch, from numbers that are on the host."""
         raise TypeError(f"{type(self).__name__} gives no target_counts()")

@@ -166,6 +166,12 @@ class Electra(Method):
         trained = {"generator_loss": slots} if self.generator == "trained" else {}
         return {**trained, "discriminator_loss": detected}
 
+    def head_rows(self, batch: TextBatch) -> dict[str, int]:
+        """Say that language-model heads run on the drawn slots alone."""
+        network = "model.network" if self.task == "mlm" else "model.generator.network"
+        slots = sum(self.slot_counts(batch))
+        return {f"{network}.generator_predictions": slots, f"{network}.generator_lm_head": slots}
+
     def draw(self, batch: TextBatch, key: int) -> tuple[Slots, Tensor]:
         """Draw the slots and mask them: the generator's input."""
         slots = draw_slots(batch, self.slot_counts(batch), mix(key, PLACES), self.with_replacement)
