@@ -21,6 +21,7 @@ from launch.run_folder import write_whole
 
 SCRIPT = "job.sbatch"
 CLOCK_SECONDS = 30  # SLURM looks this often whether a job's time is up
+MOST_SECONDS = 65535  # of a warning, as sbatch takes it
 SAVE_SECONDS = 90  # taken for a run that was never stopped
 MARGIN = 1.5  # over the longest stop so far
 LEAST_WORK_SECONDS = 60  # before the warning
@@ -155,8 +156,9 @@ def _lead(values: dict[str, str], run: Path) -> int:
     longest = attempt.longest_stop(run)
     lead = CLOCK_SECONDS + (SAVE_SECONDS if longest is None else math.ceil(MARGIN * longest) + 15)
     lead = int(values.get("lead", lead))
-    if lead <= CLOCK_SECONDS:
-        raise ConfigError(f"--lead {lead}: must be above {CLOCK_SECONDS}: SLURM looks at its clock so seldom")
+    if not CLOCK_SECONDS < lead <= MOST_SECONDS:
+        reason = f"SLURM looks at its clock every {CLOCK_SECONDS} s, and takes no more than {MOST_SECONDS}"
+        raise ConfigError(f"--lead {lead}: must be above {CLOCK_SECONDS}: {reason}")
     if seconds_of(values["time"]) < lead + LEAST_WORK_SECONDS:
         needed = f"{lead} s are kept for the end of an attempt and {LEAST_WORK_SECONDS} s for its work"
         raise ConfigError(f"--time {values['time']}: too short: {needed}; give more, or a smaller --lead")
@@ -185,7 +187,7 @@ def _read(file: str) -> str:
 def _size(job: script.Job) -> str:
     nodes, each = job.tasks.nodes, job.tasks.per_node
     runs = f"{len(job.members)} runs, each on " if job.members else ""
-    return f"{runs}{nodes} node{'s' * (nodes > 1)} with {each} task{'s' * (each > 1)}"
+    return f"{runs}{nodes} node{'s' * (nodes > 1)} x {each} task{'s' * (each > 1)}"
 
 
 def _submit(file: Path) -> str:

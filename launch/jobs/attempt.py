@@ -28,14 +28,18 @@ def main(words: list[str]) -> int:
     Raises:
         ConfigError: the words are not those that a batch script gives, or the folder takes no files.
     """
+    command, *given = words
     try:
-        if words[0] == "begin":
-            run, steps, attempts = words[1:]
-            return begin(RunFolder(Path(run)), int(steps), int(attempts))
-        run, attempts, code, asked, seconds = words[1:]
-        return end(RunFolder(Path(run)), int(attempts), int(code), asked, int(seconds))
+        if command == "begin":
+            run, steps, attempts = given
+            values = [int(steps), int(attempts)]
+        else:
+            run, attempts, code, asked, seconds = given
+            values = [int(attempts), int(code), asked, int(seconds)]
     except ValueError:
-        raise ConfigError(f"slurm {words[0]}: is called by a batch script; write one with --time ...") from None
+        raise ConfigError(f"slurm {command}: is called by a batch script; write one with --time ...") from None
+    try:
+        return {"begin": begin, "end": end}[command](RunFolder(Path(run)), *values)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
 
@@ -52,6 +56,7 @@ def begin(folder: RunFolder, steps: int, attempts: int) -> int:
     if _attempts_from(folder, step) >= attempts:
         _say(_capped(folder, step, attempts))
         _note(folder, "job_end", step=step, then="capped")
+        _write_table(folder)
         return 1
     folder.forget_holder(_is_over)
     address, port = meeting_place()
@@ -68,8 +73,7 @@ def end(folder: RunFolder, attempts: int, srun: int, asked: str, seconds: int) -
         then = "capped" if _attempts_from(folder, step) >= attempts else "requeue"
     facts = {"asked": asked, "stop_seconds": seconds} if asked else {}
     _note(folder, "job_end", step=step, code=code, srun=srun, **facts, then=then)
-    if (folder.path.parent / SWEEP).exists():
-        write_table(folder.path.parent)
+    _write_table(folder)
     if then == "requeue":
         print(then)
     _say(_capped(folder, step, attempts) if then == "capped" else f"{folder.path}: step {step}, code {code}: {then}")
@@ -104,6 +108,11 @@ def _attempts_from(folder: RunFolder, step: int) -> int:
 def _note(folder: RunFolder, event: str, **facts: Any) -> None:
     job = {"job": os.environ.get("SLURM_JOB_ID", ""), "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or 0)}
     folder.note_job(event, **job, **facts)
+
+
+def _write_table(folder: RunFolder) -> None:
+    if (folder.path.parent / SWEEP).exists():
+        write_table(folder.path.parent)
 
 
 def _capped(folder: RunFolder, step: int, attempts: int) -> str:

@@ -20,7 +20,7 @@ def test_a_script_without_heavy_packages(tmp_path: Path) -> None:
     done = light("slurm", *DDP, *SIZE, "--run.dir", str(tmp_path / "run"))
     assert (done.returncode, done.stderr) == (0, "")
     script = tmp_path / "run" / "job.sbatch"
-    assert done.stdout.splitlines()[0].startswith(f"{script}: 2 nodes with 1 task, warned 120 s before the end")
+    assert done.stdout.splitlines()[0].startswith(f"{script}: 2 nodes x 1 task, warned 120 s before the end")
     assert done.stdout.splitlines()[1] == f"submit it with: sbatch {script}"
     assert script.read_text().startswith("#!/bin/bash\n#SBATCH --job-name=")
     assert light("slurm", "--help").stdout.startswith("usage: python -m launch slurm --config FILE")

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,16 @@ STEP = {"SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_
 
 
 @pytest.fixture(autouse=True)
-def job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be in job 17, and in no other."""
+def job(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Be in job 17, and in no other; what the code puts into the environment goes with it."""
+    before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(("SLURM", "MASTER_", "TORCHELASTIC"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("SLURM_JOB_ID", "17")
-    monkeypatch.setenv("SLURM_JOB_NODELIST", "localhost")
+        del os.environ[name]
+    os.environ.update(SLURM_JOB_ID="17", SLURM_JOB_NODELIST="localhost")
+    yield
+    monkeypatch.undo()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def be_in(monkeypatch: pytest.MonkeyPatch, **more: str) -> None:
