@@ -75,23 +75,24 @@ def plan(given: Given) -> script.Job:
     if one_line(run) != str(run):
         raise ConfigError(f"run.dir = {short(run)}: a folder's name must be on one line")
     _check_fresh(base, run)
-    copied = code.snapshot(run) if "snapshot" in given.switches else None
-    values = given.values
+    values, lead = given.values, _lead(given.values, run)
+    setup = _read(values["setup"]) if "setup" in values else ""
+    copied, config = _keep(base, run, copy="snapshot" in given.switches)
     return script.Job(
         run=run,
         name=values.get("job-name") or re.sub(r"[^\w.-]", "_", "-".join(run.parts[-2:])),
         tasks=tasks,
         time=values["time"],
-        lead=_lead(values, run),
+        lead=lead,
         launch=[sys.executable, *([str(copied)] if copied else ["-m", "launch"])],
-        config=_frozen(base, run),
+        config=config,
         steps=[one.get("trainer.max_steps") for one in resolved],
         gpus=gpus,
         members=members,
         limit=int(values["array-limit"]) if "array-limit" in values else None,
         site={name: values[name] for name in (*script.SITE, "cpus-per-task") if name in values},
         lines=given.lists.get("sbatch", []),
-        setup=_read(values["setup"]) if "setup" in values else "",
+        setup=setup,
         python_path="" if copied else str(PROJECT),
         code=f"code: {copied or PROJECT}, {code.described()}",
         attempts=int(values.get("attempts", 3)),
@@ -165,16 +166,19 @@ def _lead(values: dict[str, str], run: Path) -> int:
     return lead
 
 
-def _frozen(resolved: Resolved, run: Path) -> Path:
-    """Write the configuration under the hash of its text, so that a job that waits never sees another one."""
+def _keep(resolved: Resolved, run: Path, copy: bool) -> tuple[Path | None, Path]:
+    """Copy the code, if that is wanted, and write the configuration, so that a job that waits sees no later one.
+
+    Both are named by the hash of what is in them: an earlier job may still need the earlier ones.
+    """
     text = resolved.run_text()
-    path = run / f"job-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
+    config = run / f"job-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
     try:
         run.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
+        write_whole(config, text)
+        return (code.snapshot(run) if copy else None), config
     except OSError as error:
         raise ConfigError(f"run.dir = {short(run)}: cannot be used: {error.strerror}; give another one") from None
-    return path
 
 
 def _read(file: str) -> str:

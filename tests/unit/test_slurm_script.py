@@ -149,9 +149,22 @@ def test_words_that_no_option_takes(words: list[str], complaint: str, tmp_path: 
 )  # fmt: skip
 def test_jobs_that_could_not_run(words: list[str], complaints: list[str], tmp_path: Path) -> None:
     found = problems(*words, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     assert len(found) == len(complaints), found
     for problem, complaint in zip(found, complaints, strict=True):
         assert problem.startswith(complaint)
+
+
+def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (problem,) = problems(*DDP, *SIZE, run=tmp_path / "file" / "run")
+    assert problem.endswith("cannot be used: Not a directory; give another one")
+    (problem,) = problems(*DDP, *SIZE, run=tmp_path / "a\nb")
+    assert problem.endswith("a\\nb: a folder's name must be on one line")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "run.json").touch()
+    (problem,) = problems(*DDP, *SIZE, "--run.fresh", run=tmp_path / "old")
+    assert problem.startswith(f"run.fresh = true: {tmp_path}/old exists")
 
 
 def test_a_setup_file_comes_first_and_must_be_bash(tmp_path: Path) -> None:
