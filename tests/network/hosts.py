@@ -4,6 +4,7 @@ The namespaces have no name in the file system and are held by two processes tha
 is left whatever happens to the tests.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -45,7 +46,7 @@ class Rank:
 
 
 class Hosts:
-    """h1 and h2; `interfaces` says whether GLOO_SOCKET_IFNAME is set on them."""
+    """h1 and h2, with a table of names for /etc/hosts."""
 
     def __init__(self, folder: Path, names: dict[str, str]) -> None:
         self.folder, self.ranks, self.holders, self.count = folder, [], [], 0
@@ -103,6 +104,11 @@ class Hosts:
     def cable(self, state: str) -> None:
         """Pull the cable, `down`, or plug it in, `up`."""
         self.enter(0, "ip", "link", "set", "v1", state)
+
+    def sent(self, index: int) -> int:
+        """Return the bytes that a host has sent over the cable."""
+        command = self.inside(index, "ip", "-json", "-stats", "link", "show", f"v{index + 1}")
+        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)[0]["stats64"]["tx"]["bytes"]
 
     def close(self) -> None:
         """End everything."""
