@@ -16,6 +16,7 @@ COMMANDS = {
     "config": "print the resolved configuration, each value with the file or flag that set it",
     "methods": "list the methods with their configs and claims",
     "plan": "estimate memory, steps, tokens, disk and time, without a GPU",
+    "scaling": "estimate what more GPUs and nodes cost in traffic, under each strategy",
     "slurm": "write a batch script for SLURM and submit it",
     "prepare": "tokenise a corpus ahead of training",
     "export": "turn a run's checkpoint into a Hugging Face folder",
