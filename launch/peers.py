@@ -22,6 +22,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import subprocess_script
+from torch.distributed.constants import default_pg_timeout
 
 from launch.nodes import is_loopback, loopback_complaint, own_address
 from launch.run_folder import RunFolder
@@ -96,7 +97,7 @@ class Peers:
 
     def __init__(self, trainer: Trainer, folder: RunFolder, locked: bool) -> None:
         self.strategy, self.nodes, self.folder, self.locked = trainer.strategy, trainer.num_nodes, folder, locked
-        self.seconds = self.strategy._timeout.total_seconds()
+        self.seconds = getattr(self.strategy, "_timeout", default_pg_timeout).total_seconds()
         self.table: list[Peer] = []
         self._start_group: Callable[[], None] = self.strategy.setup_environment
         self.strategy.setup_environment = self.meet
@@ -108,7 +109,8 @@ class Peers:
             Unreachable: a rank did not come, or other nodes could not reach this one.
         """
         first = self.strategy.cluster_environment.main_address
-        gloo = self.strategy.root_device.type == "cpu" or self.strategy._process_group_backend == "gloo"
+        backend = getattr(self.strategy, "_process_group_backend", None)
+        gloo = self.strategy.root_device.type == "cpu" or backend == "gloo"
         if self.nodes > 1 and gloo and (complaint := loopback_complaint(first)):
             raise Unreachable(complaint)
         notice = threading.Timer(QUIET_SECONDS, self._say_that_it_waits)
@@ -118,6 +120,8 @@ class Peers:
             self._wait_for_rank_0()
             self._start_group()
         except RuntimeError as error:
+            if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
+                raise
             raise Unreachable(self._did_not_meet(str(error))) from error
         finally:
             notice.cancel()
@@ -196,8 +200,8 @@ class Peers:
         )
 
     def _advice(self) -> str:
-        if self.nodes == 1:
-            return f"a rank of this host has failed, see its own message, then {AGAIN}"
+        if self.nodes == 1 or "NODE_RANK" not in os.environ:  # something else starts the ranks
+            return f"one has failed and says why itself, or needs longer: raise strategy.timeout_seconds; then {AGAIN}"
         ranks = f"NODE_RANK 0 to {self.nodes - 1}"
         return f"start the command on every node, {ranks}, MASTER_ADDR an address of node 0 that all can reach"
 

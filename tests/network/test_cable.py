@@ -43,16 +43,16 @@ def assert_names_the_other(ranks, run: Path, seconds: float) -> None:
 
 def test_a_cable_that_stays_out_ends_a_run_that_then_goes_on(hosts: Hosts, tmp_path: Path):
     run = tmp_path / "run"
-    options = ["--config", "configs/strategy/ddp.yaml", *TWO, "--strategy.timeout_seconds=4", f"--run.dir={run}"]
-    words = [*TOY, "--trainer.max_steps=30", *options]
+    options = ["--config", "configs/strategy/ddp.yaml", *TWO, "--strategy.timeout_seconds=10", f"--run.dir={run}"]
+    words = [*TOY, "--trainer.max_steps=16", *options]
     ranks = hosts.both(*words)
     wait_for_step(ranks, run, 6)
     hosts.cable("down")
-    assert_names_the_other(ranks, run, 4 + 12)
+    assert_names_the_other(ranks, run, 10 + 12)
     assert "rank 1 (h2, " in json.loads((run / "outcome.json").read_text())["reason"]
     hosts.cable("up")
     assert_ended_well(hosts.both(*words))
-    assert [line["step"] for line in metrics(run)] == list(range(1, 31))
+    assert [line["step"] for line in metrics(run)] == list(range(1, 17))
 
 
 @pytest.mark.matrix

@@ -12,7 +12,7 @@ from tests.cli.launching import TOY, Live, errors, launch, light
 from tests.network.hosts import Hosts, wait_for_step
 
 DDP = ["--config", TOY, "--config", "configs/strategy/ddp.yaml", "--data.micro_batch_size", "2"]
-TWO = ["--trainer.num_nodes", "2", "--trainer.devices", "1", "--strategy.timeout_seconds", "3"]
+TWO = ["--trainer.num_nodes", "2", "--trainer.devices", "1", "--strategy.timeout_seconds", "30"]
 PLACE = {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29877"}
 
 
@@ -68,6 +68,21 @@ def test_a_rank_that_is_killed_is_named_by_the_others(tmp_path: Path):
     assert done.returncode == 0 and f"going on after step {step}" in done.stdout, done.stderr
 
 
+@pytest.mark.matrix
+def test_a_rank_that_hangs_is_not_said_to_be_gone(tmp_path: Path):
+    slow = ["--callbacks.slow.class=tests.network.slow.Slow", "--trainer.max_steps", "300"]
+    words = [*DDP, *slow, "--trainer.devices", "2", "--strategy.timeout_seconds", "30", "--run.dir", str(tmp_path)]
+    run = Live("fit", *words)
+    run.wait_for("step 4")
+    (child,) = children(run.process.pid)
+    os.kill(child, signal.SIGSTOP)
+    code, _, stderr = run.end()
+    assert code == 1 and not runs(child)
+    assert re.search(
+        "^error: Timed out waiting 30000ms for .*; all other ranks can be reached: one was silent", stderr, re.M
+    )
+
+
 def children(parent: int) -> list[int]:
     """Return the Python processes that a process has started."""
     return [int(word) for word in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
@@ -84,7 +99,7 @@ def runs(pid: int) -> bool:
 @pytest.mark.matrix
 @pytest.mark.parametrize("strategy", ["ddp", "zero2", "fsdp"])
 def test_a_node_alone_gives_up_in_time(strategy, hosts: Hosts, tmp_path: Path):
-    words = ["fit", *DDP, "--config", f"configs/strategy/{strategy}.yaml", *TWO]
+    words = ["fit", *DDP, "--config", f"configs/strategy/{strategy}.yaml", *TWO, "--strategy.timeout_seconds=3"]
     code, text = hosts.launch(0, *words, f"--run.dir={tmp_path / 'run'}").end(60)
     assert code == 1 and "error: h1: only 1 of 2 ranks came to 10.77.0.1:29801 within 3 s; start the command" in text
     code, text = hosts.launch(1, *words, f"--run.dir={tmp_path / 'run'}").end(60)
