@@ -13,13 +13,20 @@ from launch.config.errors import ConfigError, meant
 from launch.config.overlay import expanded
 from launch.config.resolved import flags
 
-BENCHES = {"electra": "launch.benches.electra", "data": "launch.benches.data"}
-USAGE = """usage: python -m launch bench {electra,data} [--key value ...]
+BENCHES = {
+    "electra": "launch.benches.electra",
+    "data": "launch.benches.data",
+    "runtime": "launch.benches.runtime",
+}
+FOLDERS = {"electra": "benchmarks/electra/bench", "data": "benchmarks/data", "runtime": "benchmarks/runtime"}
+USAGE = """usage: python -m launch bench {electra,data,runtime} [--key value ...]
 
 electra: tokens a second of `fit` against a bare PyTorch loop and the Hugging Face Trainer, in the same process tree
 data: tokens a second of `prepare` against the bare tokenizer
+runtime: two ranks; steps, saves, loads and starts of each strategy against the same strategy used by hand
 
-  --out FOLDER        for results.json, report.md and ratios.png; by default benchmarks/electra/bench or benchmarks/data
+  --out FOLDER        for results.json, report.md and ratios.png; by default benchmarks/electra/bench, benchmarks/data,
+                      benchmarks/runtime
   --device cpu|cuda   electra only; on a GPU sizes small and base in bf16
   --size NAMES        small, base, debug; several with commas
   --threads NUMBERS   threads of each system, by default 1,2
@@ -62,7 +69,7 @@ def main(words: list[str]) -> int:
         raise ConfigError(f"bench {name}: no such bench{meant(name, [*BENCHES])}")
     given = dict(flags(rest))
     quick = given.get("quick") == "true"
-    usual = f"runs/bench/{name}" if quick else "benchmarks/data" if name == "data" else f"benchmarks/{name}/bench"
+    usual = f"runs/bench/{name}" if quick else FOLDERS[name]
     out = expanded(given.pop("out", usual), "--out")
     from launch.benches import report
     from launch.benches.rounds import SystemFailed

@@ -72,6 +72,7 @@ def card(results: dict[str, Any]) -> list[str]:
             if "time" in results["settings"][0]
             else []
         ),
+        *results.get("sections", []),
         "",
         "## Made with",
         "",

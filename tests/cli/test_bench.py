@@ -67,3 +67,20 @@ def test_quick_data(tmp_path):
     folder = tmp_path / "runs" / "bench" / "data"  # never over what was measured
     assert (folder / "report.md").read_text().startswith("# Bench: data, a quick run that measures nothing\n")
     checked(folder, {"bare", "packed", "documents", "segments", "two processes"})
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(900)
+def test_quick_runtime(tmp_path):
+    done = launch("bench", "runtime", "--quick", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [setting["name"] for setting in results["settings"]] == ["ddp, debug", "zero3, debug"]
+    for setting in results["settings"]:
+        for turns in setting["rounds"]:  # both systems saw the same sequences on the first rank
+            assert turns["fit"]["tokens"] == turns["bare"]["tokens"] > 0
+    compared = [found["comparison"] for found in results["comparisons"]]
+    assert compared == ["fit / bare", "fit / bare", "slices / dcp", "blocked / copy", "slices, loading / dcp, loading"]
+    report = (tmp_path / "report.md").read_text()
+    assert "## Saves and loads, in seconds" in report and "| fsdp | dcp |" in report
+    assert "## From the start of two processes to the end of the first step" in report
