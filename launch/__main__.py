@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "write a checkpoint's predictions for the prediction data",
     "config": "print the resolved configuration, each value with the file or flag that set it",
     "methods": "list the methods with their configs and claims",
+    "doctor": "check this machine, its versions and the run's folder before a run is queued",
     "plan": "estimate memory, steps, tokens, disk and time, without a GPU",
     "scaling": "estimate what more GPUs and nodes cost in traffic, under each strategy",
     "slurm": "write a batch script for SLURM and submit it",

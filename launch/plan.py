@@ -32,7 +32,6 @@ tokenizer, data or network is opened.
   --from RUN               estimate it from the speed that a run has measured (perf/tokens_per_s in its metrics.jsonl)
 """
 FLAGS = ("--ranks", "--vocab-size", "--tokens-per-second", "--from")
-DAY = 86400
 
 
 class Plan(NamedTuple):
@@ -43,6 +42,7 @@ class Plan(NamedTuple):
     strategy: str
     vocab_size: int
     on_gpu: bool
+    size: int  # bytes of a weight
     sizes: "Sizes"
     kept: "list[Kept]"
     memory: "dict[str, list[Line]]"  # of every strategy, by name
@@ -97,7 +97,8 @@ def plan_of(resolved: Resolved, ranks: int | None = None, vocab_size: int | None
     method = sizes.build(resolved, vocab_size)
     counted = sizes.measure(method)
     get, precision = resolved.get, str(resolved.get("trainer.precision") or "32-true")
-    on_gpu, size, mixed = _on_gpu(resolved), 8 if precision.startswith("64") else 4, precision == "bf16-mixed"
+    on_gpu, mixed = _on_gpu(resolved), precision == "bf16-mixed"
+    size = {"64": 8, "64-true": 8, "bf16-true": 2}.get(precision, 4)
     recompute = bool(get("trainer.activation_checkpointing"))
     run = activations.Pass(get("data.micro_batch_size"), get("data.sequence_length"), size, mixed, on_gpu, recompute)
     kept = activations.kept(method, run)
@@ -119,9 +120,10 @@ def plan_of(resolved: Resolved, ranks: int | None = None, vocab_size: int | None
             options=sizes.strategy_options(resolved),
         )
 
-    lines = {strategy: memory.lines_of(strategy, setting(strategy)) for strategy in memory.FORMULAS}
-    checkpoint = counted.trained * size * (1 + memory.MOMENTS) + counted.frozen * size + counted.buffers
-    return Plan(resolved, ranks, _strategy(resolved), vocab_size, on_gpu, counted, kept, lines, checkpoint)
+    allowed = [name for name in memory.FORMULAS if precision != "bf16-true" or name.startswith("zero")]
+    lines = {strategy: memory.lines_of(strategy, setting(strategy)) for strategy in allowed}
+    checkpoint = counted.trained * max(4, size) * (1 + memory.MOMENTS) + counted.frozen * size + counted.buffers
+    return Plan(resolved, ranks, _strategy(resolved), vocab_size, on_gpu, size, counted, kept, lines, checkpoint)
 
 
 def _strategy(resolved: Resolved) -> str:

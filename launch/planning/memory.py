@@ -8,6 +8,7 @@ The formulas are those of the code that runs: launch/strategies, DeepSpeed 0.19.
 stage3.py) with the options that launch/strategies/zero.py gives it, DistributedDataParallel and FSDP2 of torch 2.13.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ class Setting(NamedTuple):
     sizes: Sizes
     ranks: int
     micro_batches: int  # of a rank in a step
-    size: int  # bytes of a weight
+    size: int  # bytes of a weight, and of its gradient, as the networks hold it
     mixed: bool
     on_gpu: bool
     activations: int  # bytes
@@ -48,8 +49,13 @@ class Setting(NamedTuple):
 
     @property
     def weights(self) -> int:
-        """Bytes of all trained weights: W."""
+        """Bytes of all trained weights as the networks hold them: W."""
         return self.sizes.trained * self.size
+
+    @property
+    def masters(self) -> int:
+        """Bytes of all trained weights as the optimizer holds them, in float32 at least: M; without bf16-true M = W."""
+        return self.sizes.trained * max(4, self.size)
 
     @property
     def frozen(self) -> int:
@@ -69,9 +75,11 @@ def peak(lines: list[Line], on_host: bool | None = None) -> float:
 
 
 def lines_of(strategy: str, at: Setting) -> list[Line]:
-    """List what a rank holds under a strategy."""
-    found = [*FORMULAS[strategy](at), *_common(strategy, at)]
-    return [line for line in found if line.bytes > 0]
+    """List what a rank holds under a strategy; where masters and weights are of one size, both are called W."""
+    found = [line for line in [*FORMULAS[strategy](at), *_common(strategy, at)] if line.bytes > 0]
+    if at.masters > at.weights:
+        return found
+    return [line._replace(formula=re.sub(r"\bM\b", "W", line.formula)) for line in found]
 
 
 def single(at: Setting) -> list[Line]:
@@ -96,33 +104,33 @@ def ddp(at: Setting) -> list[Line]:
 
 def zero12(at: Setting, strategy: str) -> list[Line]:
     """List what a rank of ZeRO-1 or 2 holds: with several passes in a step gradients stay whole until the last."""
-    w, n = at.weights, at.ranks
+    w, m, n = at.weights, at.masters, at.ranks
     bucket = at.options[strategy]["reduce_bucket_size"] * at.size
     filled = min(bucket, w)
     buffers = (2 if at.options[strategy]["overlap_comm"] else 1) * bucket if at.on_gpu else 0
     return [
         Line("weights", w + at.frozen, "W + F", ALWAYS),
-        Line("master weights", w / n, "W / N", ALWAYS),
-        Line("optimizer state", MOMENTS * w / n, "2 W / N", ALWAYS),
+        Line("master weights", m / n, "M / N", ALWAYS),
+        Line("optimizer state", MOMENTS * m / n, "2 M / N", ALWAYS),
         Line("gradients", w, "W: whole until the last pass, then bucket by bucket", BACKWARD | EXCHANGE),
         Line("gradient buckets", buffers, "2 x reduce_bucket_size", EXCHANGE if at.several else BACKWARD | EXCHANGE),
         Line("bucket in exchange", filled, "min(W, reduce_bucket_size)", EXCHANGE),
-        Line("gradient of the own part", 2 * w / n, "2 W / N: averaged, and flat for the update", UPDATE),
+        Line("gradient of the own part", 2 * m / n, "2 M / N: averaged, and flat for the update", UPDATE),
     ]
 
 
 def zero3(at: Setting, strategy: str = "zero3") -> list[Line]:
     """List what a rank of ZeRO-3 holds; offloaded, the parts of weights and optimizer are in host memory."""
-    w, n, options = at.weights, at.ranks, at.options[strategy]
+    w, m, n, options = at.weights, at.masters, at.ranks, at.options[strategy]
     offload = strategy == "zero3_offload"
     bucket, live = options["reduce_bucket_size"] * at.size, options["max_live_parameters"] * at.size
     ahead = options["prefetch_bucket_size"] * at.size
     found = [
         Line("weights", (w + at.frozen) / n, "(W + F) / N", ALWAYS, offload),
-        Line("master weights", w / n * offload, "W / N", ALWAYS, offload),
-        Line("optimizer state", MOMENTS * w / n, "2 W / N", ALWAYS, offload),
+        Line("master weights", m / n * (offload or m > w), "M / N", ALWAYS, offload),
+        Line("optimizer state", MOMENTS * m / n, "2 M / N", ALWAYS, offload),
         Line(
-            "gradient of the own part", 2 * w / n, "2 W / N: summed, and flat for the update, for good", ALWAYS, offload
+            "gradient of the own part", 2 * m / n, "2 M / N: summed, and flat for the update, for good", ALWAYS, offload
         ),
         Line(
             "gradient bucket", bucket if at.on_gpu else min(w, bucket), "reduce_bucket_size, on a CPU at most W", ALWAYS
@@ -132,7 +140,7 @@ def zero3(at: Setting, strategy: str = "zero3") -> list[Line]:
         Line("gradients", w * at.several, "W: whole until the last pass", BACKWARD | EXCHANGE),
         Line("bucket in exchange", min(w, bucket), "min(W, reduce_bucket_size)", EXCHANGE),
     ]
-    return [*found, Line("flat gradient", w / n * (not offload), "W / N", UPDATE)]
+    return [*found, Line("flat gradient", m / n * (not offload), "M / N", UPDATE)]
 
 
 def fsdp(at: Setting) -> list[Line]:
@@ -150,17 +158,17 @@ def fsdp(at: Setting) -> list[Line]:
 
 def _common(strategy: str, at: Setting) -> list[Line]:
     """List what is alike under every strategy."""
-    w, parts = at.weights, at.ranks if strategy not in ("single", "ddp") else 1
-    written = (1 + MOMENTS) * w / at.ranks + at.frozen / at.ranks
+    m, parts = at.masters, at.ranks if strategy not in ("single", "ddp") else 1
+    written = (1 + MOMENTS) * m / at.ranks + at.frozen / at.ranks
     largest = at.sizes.largest * at.size * at.several
     there = ALWAYS if at.saves_while_training else frozenset({"between"})
-    scratch = Line("optimizer's scratch", w / parts * at.scratch, "W / N (W under single and ddp)", UPDATE)
+    scratch = Line("optimizer's scratch", m / parts * at.scratch, "M / N (M under single and ddp)", UPDATE)
     return [
         Line("activations", at.activations, "see below", BACKWARD),
         Line("bfloat16 copies of weights", 2 * at.sizes.matrices * at.mixed, "2 B x matrices", BACKWARD),
         Line("gradient that is added", largest, "the largest weight", BACKWARD),
         scratch,
-        Line("copy that is saved", written * at.saves, "(3 W + F) / N, in host memory", there, True),
+        Line("copy that is saved", written * at.saves, "(3 M + F) / N, in host memory", there, True),
         Line("libraries", RUNTIME * (not at.on_gpu), "64 MiB, measured", ALWAYS),
     ]
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 FEW = 5  # lines of activations that are shown; the rest is added up
 DAY, HOUR = 86400, 3600
+WORDS = {"W": "weights that are trained", "F": "frozen", "M": "float32 masters"}
 
 
 def report(plan: "Plan", speed: float | None, source: str) -> str:
@@ -59,14 +60,11 @@ def _lines(plan: "Plan") -> list[str]:
     lines = plan.memory.get(plan.strategy)
     if lines is None:
         return [f"strategy {plan.strategy}: is not one of launch's; its memory is not planned"]
-    sizes = plan.sizes
-    size = 8 if str(plan.resolved.get("trainer.precision")).startswith("64") else 4
-    w, f = (
-        f"W = {size} B x {sizes.trained:,} = {_gib(size * sizes.trained)} GiB",
-        f"F = {_gib(size * sizes.frozen)} GiB",
-    )
+    known = {"W": plan.sizes.trained * plan.size, "F": plan.sizes.frozen * plan.size}
+    known |= {"M": plan.sizes.trained * 4} if plan.size < 4 else {}
+    values = [f"{name} = {_gib(value)} GiB ({WORDS[name]})" for name, value in known.items()]
     ranks = 1 if plan.strategy == "single" else plan.ranks
-    found = [f"strategy {plan.strategy}: {w} (trained), {f} (frozen), N = {ranks} ranks"]
+    found = [f"strategy {plan.strategy}: {', '.join(values)}, N = {ranks} ranks"]
     table = [[line.name, _gib(line.bytes), _when(line), line.formula] for line in lines]
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     return found + [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d}" for a, b, c, d in table]

@@ -12,6 +12,7 @@ from launch.registry import STRATEGIES
 from lightning_modules.core.base import Method
 from lightning_modules.core.blocks import blocks
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.whole import persistent_buffers
 
 
 class Vocabulary:
@@ -35,7 +36,7 @@ class Sizes(NamedTuple):
     layer: int  # of the largest layer
     rest: int  # in no layer: tables and heads
     matrices: int  # of two dimensions: what autocast makes copies of
-    buffers: int
+    buffers: int  # bytes of those that are saved
 
 
 def build(resolved: Resolved, vocab_size: int) -> Method:
@@ -75,7 +76,7 @@ def measure(method: Method) -> Sizes:
         layer=max(layers, default=0),
         rest=whole - sum(layers),
         matrices=sum(p.numel() for name, p in method.named_parameters() if p.dim() == 2 and "embeddings" not in name),
-        buffers=sum(buffer.numel() * buffer.element_size() for buffer in method.buffers()),
+        buffers=sum(buffer.numel() * buffer.element_size() for buffer in persistent_buffers(method).values()),
     )
 
 

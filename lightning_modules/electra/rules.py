@@ -19,8 +19,11 @@ def generator_fits(width: float, hidden_size: int, num_heads: int | None, genera
     hidden = round(hidden_size * width)
     heads = max(1, hidden // (hidden_size // (num_heads or max(1, hidden_size // 64))))
     if hidden < 1 or abs(hidden - hidden_size * width) > 0.01 or hidden % heads:
-        exact = hidden_size * width
-        return f"gives the generator a width of {exact:g} for {heads} heads; change it so that they divide"
+        exact, head = hidden_size * width, hidden_size // (num_heads or max(1, hidden_size // 64))
+        near = max(1, round(exact / head)) * head / hidden_size
+        return (
+            f"gives the generator a width of {exact:g} for {heads} heads; give a width that they share, as {near:.10g}"
+        )
     return None
 
 

@@ -40,13 +40,16 @@ def test_help_names_every_command_and_no_later_one() -> None:
         "predict",
         "config",
         "methods",
+        "doctor",
+        "plan",
+        "scaling",
         "slurm",
         "prepare",
         "export",
         "claim",
         "bench",
     ]
-    assert errors_of_command("doctor").startswith("doctor: no such command")
+    assert errors_of_command("docter").startswith("docter: no such command; did you mean doctor?")
     assert "did you mean fit?" in errors_of_command("fitt")
 
 
