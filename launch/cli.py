@@ -10,7 +10,7 @@ import warnings
 from typing import Any, NoReturn
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -29,6 +29,7 @@ for _name in ("lightning.pytorch", "lightning.fabric"):
 warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # between torch and Lightning
 REFUSED = {  # they would fail after the training
     ModelCheckpoint: "writes another form of checkpoint; use callbacks.checkpoint",
+    Timer: "ends the run as if it were done; use run.max_wall_time",
     EarlyStopping: "reads trainer.callback_metrics, which stays empty: values go to loggers; give trainer.max_steps",
 }
 KEY = re.compile(r'(?:Parser )?key "([\w.]+)":? *|option \'([\w.]+)\'', re.IGNORECASE)

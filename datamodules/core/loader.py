@@ -7,7 +7,9 @@ matter.
 """
 
 import itertools
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -189,7 +191,17 @@ def loader(dataset: Dataset[list[TextBatch]], num_workers: int, sampler: Sampler
 def outlive_signals(worker: int) -> None:
     """Let a worker go on until the training process is done with it, or gone.
 
-    A batch system signals the whole group, and so does Ctrl-C; the steps until the run stops still need batches.
+    A batch system signals the whole group, and so does Ctrl-C; the steps until the run stops still need batches. TERM
+    by the training process itself is how Python ends a worker that was left over.
     """
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_by_parent, name="signals", daemon=True).start()
+
+
+def _end_by_parent() -> None:
+    parent = os.getppid()
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -268,7 +268,7 @@ def run_rank(run: Run, rank: int, port: int) -> None:
         from launch.strategies import replicas
 
         replicas.fix_bucket_order = lambda model: None
-    strategy.LEAVE_PATIENCE_SECONDS = 5.0
+    strategy.LEAVE_PATIENCE_SECONDS = 3.0
     if run.kill is not None and run.kill_rank in (rank, None):
         publish.reached = _ending(run)
     elif run.kill is not None:

@@ -11,6 +11,7 @@ from functools import partial
 
 import deepspeed  # noqa: F401  in the fork server, once for all processes
 import lightning.pytorch as pl
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -174,3 +175,17 @@ def _leaves(value: object, place: str) -> Iterator[tuple[str, str]]:
 def weights(run: Run) -> dict[str, Tensor]:
     """Return the weights and buffers of the newest checkpoint."""
     return read_weights(newest_complete(run.checkpoints))
+
+
+def assert_same(ours: Run, theirs: Run) -> None:
+    """Compare what was logged in all steps, and the weights at the end, to rounding."""
+    mine, other = logged(ours), logged(theirs)
+    for step, values in other.items():
+        assert values.keys() == mine[step].keys()
+        for name, value in values.items():
+            expected = pytest.approx(float.fromhex(value), rel=1e-5, abs=1e-5)
+            assert float.fromhex(mine[step][name]) == expected, (step, name)
+    at_end, expected = weights(ours), weights(theirs)
+    assert at_end.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(at_end[name], weight, rtol=1e-5, atol=1e-5)

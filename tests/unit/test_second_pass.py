@@ -29,6 +29,8 @@ TOY = ["--config", "tests/cli/toy.yaml"]
          "callbacks.silent.class = lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint: writes another form"),
         (["--callbacks.silent.class", "lightning.pytorch.callbacks.EarlyStopping", "--callbacks.silent.monitor", "val/a"],
          "callbacks.silent.class = lightning.pytorch.callbacks.early_stopping.EarlyStopping: reads trainer.callback_m"),
+        (["--callbacks.silent.class", "lightning.pytorch.callbacks.Timer"],
+         "callbacks.silent.class = lightning.pytorch.callbacks.timer.Timer: ends the run as if it were done; use run.max"),
         (["--callbacks.silent.class", "tests.cli.toy.Open", "--callbacks.silent.loudnes", "1"],
          "callbacks.silent.loudnes = 1 (--callbacks.silent.loudnes): "),
     ],
