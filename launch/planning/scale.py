@@ -102,7 +102,9 @@ def weights_of(method: Method) -> list[Weight]:
 
 
 def options_of(resolved: Resolved, strategy: str) -> dict[str, int]:
-    """Return the options of a ZeRO stage that its traffic depends on."""
+    """Return what the traffic depends on besides the weights: bytes of an element, and options of a ZeRO stage."""
+    precision = str(resolved.get("trainer.precision"))
+    size = 8 if precision.startswith("64") else 2 if precision == "bf16-true" else 4  # bf16-mixed casts copies
     names = {"reduce_bucket_size": "bucket", "prefetch_bucket_size": "prefetch", "persistence_threshold": "persistent"}
     options = strategy_options(resolved).get(strategy, {})
-    return {short_name: options[name] for name, short_name in names.items() if name in options}
+    return {"size": size, **{ours: options[name] for name, ours in names.items() if name in options}}

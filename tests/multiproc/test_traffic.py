@@ -19,23 +19,26 @@ QUIET = [f"--callbacks.{name}=null" for name in ("checkpoint", "validation", "el
 COUNT = ["--callbacks.count.class=tests.multiproc.count_calls.Count", "--trainer.log_every_n_steps=1000"]
 VOCABULARY = 1000
 CASES = [
-    ("zero3", 2, 1),
+    ("zero3", 2, 1, "32-true"),
     *(
-        pytest.param(strategy, 2, passes, marks=pytest.mark.matrix)
+        pytest.param(strategy, 2, passes, "32-true", marks=pytest.mark.matrix)
         for strategy in CALLS
         for passes in (1, 4)
         if (strategy, passes) != ("zero3", 1)
     ),
-    pytest.param("zero3", 4, 2, marks=pytest.mark.matrix),
-    pytest.param("fsdp", 4, 2, marks=pytest.mark.matrix),
-    pytest.param("zero2", 4, 1, marks=pytest.mark.matrix),
+    pytest.param("zero3", 4, 2, "32-true", marks=pytest.mark.matrix),
+    pytest.param("fsdp", 4, 2, "32-true", marks=pytest.mark.matrix),
+    pytest.param("zero2", 4, 1, "32-true", marks=pytest.mark.matrix),
+    pytest.param("zero2", 2, 2, "bf16-true", marks=pytest.mark.matrix),
+    pytest.param("fsdp", 2, 2, "bf16-mixed", marks=pytest.mark.matrix),
+    pytest.param("ddp", 2, 2, "64-true", marks=pytest.mark.matrix),
 ]
 
 
-@pytest.mark.parametrize(("strategy", "ranks", "passes"), CASES)
-def test_a_step_moves_what_was_computed(strategy, ranks, passes, tmp_path):
+@pytest.mark.parametrize(("strategy", "ranks", "passes", "precision"), CASES)
+def test_a_step_moves_what_was_computed(strategy, ranks, passes, precision, tmp_path):
     words = [*CONFIG, "--config", f"configs/strategy/{strategy}.yaml", f"--trainer.devices={ranks}"]
-    words += [f"--data.micro_batch_size={8 // ranks // passes}"]
+    words += [f"--trainer.precision={precision}", f"--data.micro_batch_size={8 // ranks // passes}"]
     words += ["--strategy.persistence_threshold=1000"] if strategy == "zero3" else []
     launch("fit", *words, *QUIET, *COUNT, "--trainer.max_steps=6", f"--run.dir={tmp_path}")
     steps = [json.loads((tmp_path / FILE.format(rank=rank)).read_text()) for rank in range(ranks)]
