@@ -180,6 +180,7 @@ class Method(LightningModule):
             for name, count in self.target_counts(batch).items():
                 counts[name] = counts.get(name, 0) + count
         packed = torch.tensor([*counts.values(), float(bool(stop.requested())), 0.0], dtype=torch.float64)
+        self._packed = len(packed)
         if self.trainer.world_size > 1 or self._share is not None:
             packed = packed.to(self.device, non_blocking=True)
         if self._share is not None:
@@ -201,6 +202,29 @@ class Method(LightningModule):
             self.divergence.act(self, step, f"the loss jumped to {loss:.6g}", batches, updated=True)
         elif self._share is not None:
             self._loss = self.trainer.global_step, Late(packed[-1]), self._batches
+
+    def open_losses(self) -> list[tuple[int, float]]:
+        """Return the losses of the newest steps that were not looked at yet, with their steps; all ranks call it.
+
+        They belong into a checkpoint: the run that goes on from it must find what this one would.
+        """
+        found = [(self._loss[0], self._loss[1].read())] if self._loss is not None else []
+        if self._share is not None:
+            total = torch.zeros(self._packed, dtype=torch.float64, device=self._share.device)
+            total[-1] = self._share
+            if self.trainer.world_size > 1:
+                dist.all_reduce(total)  # as it is added up in the step: another form could round differently
+            found.append((self.trainer.global_step, total[-1].item()))
+        return found
+
+    def reopen_losses(self, losses: list[tuple[int, float]]) -> None:
+        """Look at these losses in the next steps; without the batches that they are of."""
+        for step, loss in losses:
+            value = torch.tensor(loss, dtype=torch.float64, device=self.device)
+            if step < self.trainer.global_step:
+                self._loss = step, Late(value), []
+            else:
+                self._share, self._batches = value * (self.trainer.global_rank == 0), []
 
     def _update(self, totals: Totals | None, micro_batches: list[TextBatch]) -> None:
         optimizer = self.optimizers()

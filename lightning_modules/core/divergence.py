@@ -16,6 +16,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.publish import set_aside
 from lightning_modules.core.checkpoint.verify import newest_complete
 from lightning_modules.core.checkpoint.whole import plain
 
@@ -48,8 +49,8 @@ class Divergence:
 
     Args:
         policy: `stop` ends the run; `skip` goes on without the update (of a spike, which is found after its update, it
-            makes a rollback); `rollback` takes weights and moments back to the newest checkpoint. The steps that are
-            left out keep their numbers and their data.
+            makes a rollback); `rollback` takes weights and moments back to the newest checkpoint from before, and sets
+            later ones aside. The steps that are left out keep their numbers and their data.
         budget: how many incidents a run may have before it is ended all the same.
         spike_factor: a loss over the median of the last 200 by this many robust standard deviations (1.4826 times the
             median absolute deviation) is an incident; None looks at no loss.
@@ -91,7 +92,7 @@ class Divergence:
         if self.policy == "skip" and not updated:
             left_out, done = [step], "it makes no update"
         else:
-            folder = _roll_back(module, step, what)
+            folder = _roll_back(module, step, what, before=step if updated else now + 1)
             first = int(folder.name.removeprefix("step_")) + 1
             left_out, done = list(range(first, now + 1)), f"going on with the weights of {folder.name}"
             self.losses.clear()
@@ -100,14 +101,15 @@ class Divergence:
             print(f"step {step}: {what}; {done} ({self.incidents} of {self.budget}, kept in {dump})", flush=True)
 
 
-def _roll_back(module: LightningModule, step: int, what: str) -> Path:
+def _roll_back(module: LightningModule, step: int, what: str, before: int) -> Path:
     strategy = module.trainer.strategy
     strategy.settle()
     checkpoints = Path(module.trainer.default_root_dir) / "checkpoints"
     try:
-        folder = strategy.on_rank_zero(lambda: newest_complete(checkpoints))
+        folder = strategy.on_rank_zero(lambda: newest_complete(checkpoints, before))
         if folder is None:
-            raise CheckpointError(f"{checkpoints}: holds no checkpoint yet")
+            raise CheckpointError(f"{checkpoints}: holds none of a step before {before}; keep_last of 2 keeps one")
+        strategy.on_rank_zero(lambda: set_aside(checkpoints, int(folder.name.removeprefix("step_"))))
         strategy.load_checkpoint(folder)
     except CheckpointError as error:
         raise Diverged(f"step {step}: {what}, and there is no way back: {error}") from error

@@ -7,6 +7,7 @@ The manifest holds the size and the SHA-256 of every other file, and the SHA-256
 import hashlib
 import json
 import logging
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,9 +42,9 @@ def complete_steps(checkpoints: Path) -> list[int]:
     return [step for step in _steps(checkpoints) if (step_folder(checkpoints, step) / MANIFEST).is_file()]
 
 
-def newest_complete(checkpoints: Path) -> Path | None:
-    """Find the newest checkpoint that passes `verify`, with a warning for each damaged one that is passed over."""
-    for step in reversed(_steps(checkpoints)):
+def newest_complete(checkpoints: Path, below: float = math.inf) -> Path | None:
+    """Find the newest checkpoint below a step that passes `verify`, with a warning for each damaged one that is newer."""
+    for step in reversed([step for step in _steps(checkpoints) if step < below]):
         folder = step_folder(checkpoints, step)
         try:
             verify(folder)
