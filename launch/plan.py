@@ -6,6 +6,7 @@ of the data is opened: the vocabulary is as large as the configuration says.
 
 import json
 import math
+import os
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
@@ -75,9 +76,9 @@ def main(words: list[str]) -> int:
         return 0
     given, rest = _flags(words)
     speed = _speed(given)
+    plan = plan_of(resolve(rest, "fit"), _count(given, "--ranks"), _count(given, "--vocab-size"))
     from launch.planning.report import report
 
-    plan = plan_of(resolve(rest, "fit"), _count(given, "--ranks"), _count(given, "--vocab-size"))
     print(*plan.resolved.notes, sep="\n", end="\n" if plan.resolved.notes else "")
     print(report(plan, *speed))
     return 0
@@ -92,6 +93,7 @@ def plan_of(resolved: Resolved, ranks: int | None = None, vocab_size: int | None
     vocab_size = vocab_size or _vocabulary(resolved)
     ranks = ranks or _ranks(resolved)
     check_ranks(resolved, ranks)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # an encoder that is named is looked for on this machine alone
     from launch.planning import activations, memory, sizes
 
     method = sizes.build(resolved, vocab_size)

@@ -64,7 +64,8 @@ def _lines(plan: "Plan") -> list[str]:
     known |= {"M": plan.sizes.trained * 4} if plan.size < 4 else {}
     values = [f"{name} = {_gib(value)} GiB ({WORDS[name]})" for name, value in known.items()]
     ranks = 1 if plan.strategy == "single" else plan.ranks
-    found = [f"strategy {plan.strategy}: {', '.join(values)}, N = {ranks} ranks"]
+    top = f"peak {_gib(peak(lines, False if plan.on_gpu else None))} GiB"
+    found = [f"strategy {plan.strategy}: {top}; {', '.join(values)}, N = {ranks} ranks"]
     table = [[line.name, _gib(line.bytes), _when(line), line.formula] for line in lines]
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     return found + [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d}" for a, b, c, d in table]

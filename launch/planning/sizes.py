@@ -57,9 +57,10 @@ def build(resolved: Resolved, vocab_size: int) -> Method:
             method.build(Vocabulary(vocab_size), resolved.get("data.sequence_length"))
     except CheckpointError as error:
         source = resolved.get("model.init_from")
-        fix = "a plan opens no encoder that is elsewhere; describe one of its shape, as --model.init_from null and "
-        fix += "--model.untrained '{hidden_size: 256, num_layers: 12}'"
-        raise ConfigError(f"model.init_from = {source}: {fix} ({one_line(error)})") from None
+        raise ConfigError(
+            f"model.init_from = {source}: not on this machine, and a plan fetches nothing; describe its shape, as "
+            f"--model.init_from null --model.untrained '{{hidden_size: 256, num_layers: 12}}' ({one_line(error)})"
+        ) from None
     return method
 
 

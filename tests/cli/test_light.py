@@ -23,6 +23,10 @@ from tests.cli.launching import ROOT, TOY, environment, errors, launch, light
         ("config", "--config", TOY),
         ("config", "--config", "configs/electra/debug.yaml"),
         ("methods",),
+        ("doctor", "--help"),
+        ("doctor",),
+        ("plan", "--help"),
+        ("plan",),
     ],
 )
 def test_answers_without_heavy_packages(words: tuple[str, ...]) -> None:

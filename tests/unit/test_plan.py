@@ -194,9 +194,16 @@ def test_what_a_plan_cannot_know(words: list[str], more: dict, message: str) -> 
     assert str(error.value).startswith(message)
 
 
-def test_an_encoder_elsewhere_is_not_opened(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model.init_from = .*: a plan opens no encoder that is elsewhere"):
-        plan(["--config", "configs/finetune/electra_small.yaml", "--model.init_from", str(tmp_path)], vocab_size=30522)
+def test_an_encoder_that_is_here_is_looked_at_and_no_other(tmp_path: Path) -> None:
+    words = ["--config", "configs/finetune/electra_small.yaml", "--model.init_from", str(tmp_path / "encoder")]
+    with pytest.raises(ConfigError, match=r"model.init_from = .*: not on this machine, and a plan fetches nothing"):
+        plan(words, vocab_size=200)
+    module = method(generator_width=0.5)
+    module.build(word_tokenizer(200), 64)
+    module.export(tmp_path / "encoder", word_tokenizer(200))
+    found = plan([*words, "--data.sequence_length", "64"], vocab_size=200)
+    encoder = sum(p.numel() for p in module.model.discriminator.network.electra.parameters())
+    assert found.sizes.trained == encoder + 64 * 64 + 64 + 2 * 64 + 2
 
 
 def test_speed_is_measured_from_a_run(tmp_path: Path) -> None:
