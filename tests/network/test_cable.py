@@ -48,7 +48,7 @@ def test_a_cable_that_stays_out_ends_a_run_that_then_goes_on(hosts: Hosts, tmp_p
     ranks = hosts.both(*words)
     wait_for_step(ranks, run, 6)
     hosts.cable("down")
-    assert_names_the_other(ranks, run, 10 + 12)
+    assert_names_the_other(ranks, run, 10 + 15)
     assert "rank 1 (h2, " in json.loads((run / "outcome.json").read_text())["reason"]
     hosts.cable("up")
     assert_ended_well(hosts.both(*words))
@@ -79,7 +79,7 @@ def test_two_hosts_train_as_one_process_whatever_happens_to_the_cable(strategy, 
     ranks = hosts.both(*command)
     wait_for_step(ranks, folder / "long", 8)
     hosts.cable("down")
-    assert_names_the_other(ranks, folder / "long", 20 + 10)
+    assert_names_the_other(ranks, folder / "long", 20 + 15)
     hosts.cable("up")
     ranks = hosts.both(*command)
     assert_ended_well(ranks)

@@ -32,6 +32,7 @@ from lightning_modules.core.checkpoint.verify import (
 
 MARKER_PATIENCE_SECONDS = 1800.0
 LEAVE_PATIENCE_SECONDS = 60.0
+LEAVE_QUIET_SECONDS = 5.0  # of a rank that writes nothing, until one that leaves gives the save up
 
 _log = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ class Save:
         self.facts: dict[str, Any] = {}  # rank 0: what goes into the manifest besides the files
         self.on_published: Callable[[Path], None] | None = None  # rank 0: called in the thread
         self.error: str | None = None
-        self.abandoned = threading.Event()
+        self.abandoned, self.leaving = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"save {final.name}", daemon=True)
 
     @property
@@ -182,6 +183,11 @@ class Save:
     def abandon(self) -> None:
         """Stop waiting for other ranks."""
         self.abandoned.set()
+
+    def leave(self) -> None:
+        """Wait only for ranks that are still writing: this one is about to end, and the others may be gone."""
+        self.leaving.set()
+        self.thread.join(LEAVE_PATIENCE_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -216,11 +222,17 @@ class Save:
     def _collect(self, rank: int) -> dict[str, Any]:
         """Wait for the marker of another rank and take it away."""
         marker = self._marker(rank)
-        deadline = time.monotonic() + MARKER_PATIENCE_SECONDS
+        shard, size, now = self.temp / shard_name(rank), -1, time.monotonic()
+        deadline, written = now + MARKER_PATIENCE_SECONDS, now
         while not marker.exists():
+            now, before = time.monotonic(), size
+            size = shard.stat().st_size if shard.exists() else 0
+            written = now if size != before else written
             if self.abandoned.is_set():
                 raise CheckpointError(f"{self.final}: given up, another rank failed")
-            if time.monotonic() > deadline:
+            if self.leaving.is_set() and now - written > LEAVE_QUIET_SECONDS:
+                raise CheckpointError(f"{self.final}: given up, rank {rank} does not write its part")
+            if now > deadline:
                 raise CheckpointError(f"{marker}: rank {rank} did not write in {MARKER_PATIENCE_SECONDS:.0f} s")
             time.sleep(0.01)
         files = json.loads(marker.read_bytes())

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.layouts import layout_of
-from lightning_modules.core.checkpoint.publish import LEAVE_PATIENCE_SECONDS, Save, begin
+from lightning_modules.core.checkpoint.publish import Save, begin
 from lightning_modules.core.checkpoint.reader import Reader
 from lightning_modules.core.checkpoint.slices import snapshot
 from lightning_modules.core.checkpoint.verify import TRAINER, open_file, verify
@@ -187,7 +187,7 @@ class SlicedCheckpoint:
     def teardown(self) -> None:
         """After an exception, let the thread finish if it can; the other ranks may be gone, so nobody is asked."""
         if self._saving is not None:
-            self._saving.thread.join(LEAVE_PATIENCE_SECONDS)
+            self._saving.leave()
             if self._saving.error is not None:
                 _log.error("%s", self._saving.error)
             self._saving = None
