@@ -43,7 +43,7 @@ def complete_steps(checkpoints: Path) -> list[int]:
 
 
 def newest_complete(checkpoints: Path, below: float = math.inf) -> Path | None:
-    """Find the newest checkpoint below a step that passes `verify`, with a warning for each damaged one that is newer."""
+    """Find the newest checkpoint below a step that passes `verify`; each damaged one that is newer gets a warning."""
     for step in reversed([step for step in _steps(checkpoints) if step < below]):
         folder = step_folder(checkpoints, step)
         try:
