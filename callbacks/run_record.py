@@ -10,15 +10,16 @@ from lightning_modules.core import stop
 class RunRecord(Callback):
     """Prints what is about to be trained and, at the end, where it is; writes out what the loggers hold.
 
-    Added by launch after all other callbacks. After the run, `stopped` tells whether some rank was asked to stop
-    before the last step.
+    Added by launch after all other callbacks. After the run, `began` tells whether it came to its first step, and
+    `stopped` whether some rank was asked to stop before the last one.
     """
 
     def __init__(self) -> None:
-        self.stopped = False
+        self.began = self.stopped = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the start block, and let the loggers forget what came after the step that the run goes on from."""
+        self.began = True
         stop.install()  # libraries that were set up since the start may have put handlers of their own
         for logger in trainer.loggers:
             if hasattr(logger, "rewind"):

@@ -71,6 +71,8 @@ def _run(cli: Cli, folder: RunFolder) -> Outcome:
         _told(error)
         return Outcome(DIVERGED, f"diverged: {error}")
     except KNOWN as error:
+        if stop.requested() and not cli.record.began:  # a signal to the whole group ends what prepares the data
+            return Outcome(STOPPED, f"{stop.name()} before the first step")
         _told(error)
         return Outcome(ERROR, f"error: {error}")
     except Exception as error:

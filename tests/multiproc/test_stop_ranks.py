@@ -11,6 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.corpora import texts, txt
 from tests.runs import kill, launch, metrics, optimizer_state, start, weights
 
 STEPS = 20
@@ -138,6 +139,21 @@ def test_a_signal_to_the_whole_group_leaves_the_loaders_to_the_training(tmp_path
     assert process.returncode == 75 and outcome(tmp_path) == (75, "SIGTERM"), told
     assert len(workers) >= 2
     wait_until_gone(workers)
+
+
+@pytest.mark.matrix
+def test_a_signal_to_the_whole_group_while_the_data_are_prepared(tmp_path):
+    """The processes that prepare end by it; that is no mistake in the data."""
+    source = txt(tmp_path / "a.txt", texts(60000))
+    options = [f"--data.source={source}", f"--data.cache_dir={tmp_path / 'cache'}", "--data.num_prepare_processes=2"]
+    process = start(*words("single", 1, tmp_path / "run", *options))
+    while not any((tmp_path / "cache").rglob("*.arrow*")):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    told = process.communicate(timeout=120)[0]
+    assert process.returncode == 75, told
+    assert outcome(tmp_path / "run") == (75, "SIGTERM before the first step") and "memory" not in told
 
 
 @pytest.mark.parametrize("strategy", [long("ddp"), long("zero3")])
