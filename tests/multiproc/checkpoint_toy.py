@@ -315,10 +315,10 @@ def start(run: Run) -> list[int]:
         process.start()
     while any(process.is_alive() for process in processes):
         if any(process.exitcode not in (None, 0, stop.RESUMABLE) for process in processes):
-            notice = run.kill is None or run.raises or run.leaves_others  # errors are raised on all
+            waits = run.kill is None or run.raises or run.leaves_others  # errors are raised on all
             with contextlib.suppress(ProcessLookupError):
                 for process in processes:
-                    process.join(30 if notice else 0)
+                    process.join(20 if waits else 0)
                     process.kill()
         time.sleep(0.01)
     return [process.exitcode for process in processes]
