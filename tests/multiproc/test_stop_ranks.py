@@ -177,7 +177,7 @@ def test_ranks_end_with_the_first(strategy, tmp_path):
 def test_time_is_up(strategy, ranks, tmp_path):
     """However slow the machine: without a step in the time, there is none; then the run goes on without a limit."""
     command = words(strategy, ranks, tmp_path, "--callbacks.validation=null", "--callbacks.electra_panel=null")
-    told = launch(*command, "--trainer.max_steps=100000", "--run.max_wall_time=0:00:12", code=75)
+    told = launch(*command, "--trainer.max_steps=100000", "--run.max_wall_time=0:00:08", code=75)
     assert "run.max_wall_time is over: stopping after this step" in told
     code, reason = outcome(tmp_path)
     assert code == 75 and reason.startswith("run.max_wall_time")
