@@ -12,7 +12,7 @@ from launch.checkpoints import choose, step_of
 from launch.cli import Cli, imported
 from launch.config.errors import ConfigError
 from launch.config.resolved import Resolved
-from launch.peers import Unreachable, watched
+from launch.peers import Unreachable, leave, watched
 from launch.ranks import adopt_children, process_rank
 from launch.run import DONE, ERROR
 from launch.run_folder import RunFolder, write_json, write_whole
@@ -37,7 +37,10 @@ def evaluate(command: str, resolved: Resolved, folder: RunFolder) -> int:
         adopt_children()
         with watched(cli.trainer, folder):
             found = cli.run()
-    except (DataError, CheckpointError, Unreachable) as error:
+    except Unreachable as error:
+        print(f"error: {error}", file=sys.stderr)
+        leave(ERROR)
+    except (DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ERROR
     if process_rank() == 0:

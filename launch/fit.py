@@ -10,7 +10,7 @@ from launch.checkpoints import choose, step_of
 from launch.cli import Cli
 from launch.config.errors import ConfigError
 from launch.config.resolved import NEXT_CONFIG, Resolved
-from launch.peers import PROBE_SECONDS, Unreachable, watched
+from launch.peers import PROBE_SECONDS, Unreachable, leave, watched
 from launch.ranks import adopt_children, is_child, process_rank
 from launch.run import DIVERGED, DONE, ERROR, STOPPED, finished
 from launch.run_folder import RunFolder
@@ -57,6 +57,8 @@ def fit(resolved: Resolved, folder: RunFolder) -> int:
         if is_first:
             folder.end(outcome.code, max(step, cli.trainer.global_step), outcome.reason)
         _end_children(cli, GRACE_SECONDS if outcome.code in (DONE, STOPPED) else PROBE_SECONDS + 1.0)
+    if outcome.code == ERROR and cli.trainer.world_size > 1:
+        leave(ERROR)
     return DONE if is_child() and outcome.code != ERROR else outcome.code
 
 

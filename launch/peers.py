@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import subprocess_script
+from torch.distributed import distributed_c10d
 from torch.distributed.constants import default_pg_timeout
 
 from launch.nodes import is_loopback, loopback_complaint, own_address
@@ -113,6 +115,8 @@ class Peers:
         gloo = self.strategy.root_device.type == "cpu" or backend == "gloo"
         if self.nodes > 1 and gloo and (complaint := loopback_complaint(first)):
             raise Unreachable(complaint)
+        # DeepSpeed and device meshes make groups of their own, for which torch takes half an hour
+        distributed_c10d._get_default_timeout = lambda _: timedelta(seconds=self.seconds)
         notice = threading.Timer(QUIET_SECONDS, self._say_that_it_waits)
         notice.daemon = True
         notice.start()
@@ -189,6 +193,8 @@ class Peers:
             return f"{host}: port {self._place} is taken; give another MASTER_PORT to every node"
         if "client socket" in words:  # rank 0's own
             return f"{host}: is node 0, but {self._place} does not lead to it; give an address of node 0 as MASTER_ADDR"
+        if "Failed to recv" in words:
+            return f"{host}: rank 0 has ended while the ranks met at {self._place}, and says why; then {AGAIN}"
         came = re.search(r"(\d+)/\d+ clients joined", words)
         if came or "wait timeout" in words:
             count = f"only {came[1]}" if came else "not all"
@@ -218,6 +224,16 @@ class Peers:
                 f"run.dir = {self.folder.path}: {blind[0]} does not see what {self.table[0]} has written there; "
                 "give a folder on a file system that all nodes share"
             )
+
+
+def leave(code: int) -> NoReturn:
+    """End this process after a failure of several ranks, and do not take the process group apart.
+
+    That can wait without end for a rank that is gone, after everything is said and written down.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def mind_children(children: list[subprocess.Popen]) -> None:

@@ -6,6 +6,7 @@ is left whatever happens to the tests.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -121,6 +122,8 @@ def needs_root() -> None:
     """Skip where namespaces cannot be made, with the reason."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("network namespaces need root on Linux")
+    if missing := [tool for tool in ("ip", "nsenter", "setpriv", "unshare") if shutil.which(tool) is None]:
+        pytest.skip(f"network namespaces need {', '.join(missing)} (packages iproute2 and util-linux)")
 
 
 def wait_for_step(ranks: list[Rank], run: Path, step: int, seconds: float = 120) -> None:

@@ -90,3 +90,13 @@ def test_two_hosts_train_as_one_process_whatever_happens_to_the_cable(strategy, 
         assert metrics(folder / name) == metrics(folder / "two"), name
         ours = optimizer_state(folder / name)
         assert ours.keys() == state.keys() and all(torch.equal(ours[key], state[key]) for key in state), name
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("strategy", ["zero1", "zero3", "fsdp"])
+def test_groups_that_a_strategy_makes_for_itself_have_the_same_timeout(strategy, hosts: Hosts, tmp_path: Path):
+    options = ["--config", f"configs/strategy/{strategy}.yaml", *TWO, "--strategy.timeout_seconds=20"]
+    ranks = hosts.both(*ELECTRA, *options, f"--run.dir={tmp_path / 'run'}")
+    wait_for_step(ranks, tmp_path / "run", 8)
+    hosts.cable("down")
+    assert_names_the_other(ranks, tmp_path / "run", 20 + 15)
