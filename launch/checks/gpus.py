@@ -21,7 +21,8 @@ def check(resolved: Resolved | None) -> Iterator[Finding]:
     """Look at the GPUs if there are any or the configuration wants some; torch is imported only then."""
     kind = (resolved.get("trainer.accelerator") if resolved else None) or "auto"
     driver = driver_version()
-    if kind == "cpu" or (kind == "auto" and driver is None):
+    promised = os.environ.get("SLURM_GPUS_ON_NODE", "0") not in ("", "0")
+    if kind == "cpu" or (kind == "auto" and driver is None and not promised):
         yield cores(resolved)
         return
     import torch

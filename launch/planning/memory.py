@@ -18,7 +18,10 @@ GIB = 1 << 30
 ALWAYS = frozenset({"backward", "exchange", "update", "between"})
 BACKWARD, EXCHANGE, UPDATE = frozenset({"backward"}), frozenset({"exchange"}), frozenset({"update"})
 STEP = BACKWARD | EXCHANGE | UPDATE
+LATE = EXCHANGE | UPDATE  # with one pass a step gradients come as activations go
 MOMENTS = 2  # elementwise states of both optimizers
+REUSED = 1_000_000_000  # elements: ZeRO-3 keeps a gathered weight that is used again within so many
+HELD = 0.25  # of the activations: freed blocks that glibc keeps on CPU ranks of single and ddp, measured
 RUNTIME = 64 << 20  # on a CPU: what libraries allocate while a step runs, measured
 
 
@@ -86,7 +89,7 @@ def single(at: Setting) -> list[Line]:
     """List what one process holds by itself."""
     return [
         Line("weights", at.weights + at.frozen, "W + F", ALWAYS),
-        Line("gradients", at.weights, "W", STEP),
+        Line("gradients", at.weights, "W: with one pass in place of activations", STEP if at.several else LATE),
         Line("optimizer state", MOMENTS * at.weights, "2 W", ALWAYS),
     ]
 
@@ -108,11 +111,12 @@ def zero12(at: Setting, strategy: str) -> list[Line]:
     bucket = at.options[strategy]["reduce_bucket_size"] * at.size
     filled = min(bucket, w)
     buffers = (2 if at.options[strategy]["overlap_comm"] else 1) * bucket if at.on_gpu else 0
+    whole = BACKWARD | EXCHANGE if at.several else EXCHANGE
     return [
         Line("weights", w + at.frozen, "W + F", ALWAYS),
         Line("master weights", m / n, "M / N", ALWAYS),
         Line("optimizer state", MOMENTS * m / n, "2 M / N", ALWAYS),
-        Line("gradients", w, "W: whole until the last pass, then bucket by bucket", BACKWARD | EXCHANGE),
+        Line("gradients", w, "W: whole until the last pass, then bucket by bucket", whole),
         Line("gradient buckets", buffers, "2 x reduce_bucket_size", EXCHANGE if at.several else BACKWARD | EXCHANGE),
         Line("bucket in exchange", filled, "min(W, reduce_bucket_size)", EXCHANGE),
         Line("gradient of the own part", 2 * m / n, "2 M / N: averaged, and flat for the update", UPDATE),
@@ -123,8 +127,7 @@ def zero3(at: Setting, strategy: str = "zero3") -> list[Line]:
     """List what a rank of ZeRO-3 holds; offloaded, the parts of weights and optimizer are in host memory."""
     w, m, n, options = at.weights, at.masters, at.ranks, at.options[strategy]
     offload = strategy == "zero3_offload"
-    bucket, live = options["reduce_bucket_size"] * at.size, options["max_live_parameters"] * at.size
-    ahead = options["prefetch_bucket_size"] * at.size
+    bucket, ahead = options["reduce_bucket_size"] * at.size, options["prefetch_bucket_size"] * at.size
     found = [
         Line("weights", (w + at.frozen) / n, "(W + F) / N", ALWAYS, offload),
         Line("master weights", m / n * (offload or m > w), "M / N", ALWAYS, offload),
@@ -135,7 +138,7 @@ def zero3(at: Setting, strategy: str = "zero3") -> list[Line]:
         Line(
             "gradient bucket", bucket if at.on_gpu else min(w, bucket), "reduce_bucket_size, on a CPU at most W", ALWAYS
         ),
-        Line("gathered weights", min(w + at.frozen, live), "min(W + F, max_live_parameters)", BACKWARD),
+        Line("gathered weights", min(w + at.frozen, REUSED * at.size), "min(W + F, 10^9 elements)", BACKWARD),
         Line("weights on their way", min(w, ahead), "min(W, prefetch_bucket_size)", BACKWARD),
         Line("gradients", w * at.several, "W: whole until the last pass", BACKWARD | EXCHANGE),
         Line("bucket in exchange", min(w, bucket), "min(W, reduce_bucket_size)", EXCHANGE),
@@ -150,9 +153,9 @@ def fsdp(at: Setting) -> list[Line]:
     return [
         Line("weights", (w + at.frozen) / n, "(W + F) / N", ALWAYS),
         Line("optimizer state", MOMENTS * w / n, "2 W / N", ALWAYS),
-        Line("gathered weights", moving, "3 x the largest layer + what is in no layer", BACKWARD),
-        Line("gradients", w if at.several else w / n, "W: whole until the last pass; W / N with one pass", BACKWARD),
-        Line("gradient of the own part", w / n, "W / N", UPDATE),
+        Line("gathered weights", moving, "3 x the largest layer + what is in no layer", BACKWARD | EXCHANGE),
+        Line("gradients", w * at.several, "W: whole until the last pass", BACKWARD),
+        Line("gradient of the own part", w / n, "W / N", LATE),
     ]
 
 
@@ -162,9 +165,11 @@ def _common(strategy: str, at: Setting) -> list[Line]:
     written = (1 + MOMENTS) * m / at.ranks + at.frozen / at.ranks
     largest = at.sizes.largest * at.size * at.several
     there = ALWAYS if at.saves_while_training else frozenset({"between"})
+    held = HELD * at.activations * (not at.on_gpu and strategy in ("single", "ddp"))
     scratch = Line("optimizer's scratch", m / parts * at.scratch, "M / N (M under single and ddp)", UPDATE)
     return [
         Line("activations", at.activations, "see below", BACKWARD),
+        Line("freed blocks", held, "a quarter of the activations, which glibc keeps, measured", STEP),
         Line("bfloat16 copies of weights", 2 * at.sizes.matrices * at.mixed, "2 B x matrices", BACKWARD),
         Line("gradient that is added", largest, "the largest weight", BACKWARD),
         scratch,

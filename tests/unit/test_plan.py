@@ -118,7 +118,7 @@ def test_lines_are_sums_of_their_formulas() -> None:
     options = {
         "zero1": {"reduce_bucket_size": 50, "overlap_comm": True},
         "zero2": {"reduce_bucket_size": 50, "overlap_comm": True},
-        "zero3": {"reduce_bucket_size": 50, "prefetch_bucket_size": 20, "max_live_parameters": 200},
+        "zero3": {"reduce_bucket_size": 50, "prefetch_bucket_size": 20},
     }
     options["zero3_offload"] = options["zero3"]
     setting = Setting(count, 4, 2, 4, False, True, 7000, False, False, False, options)
@@ -127,8 +127,8 @@ def test_lines_are_sums_of_their_formulas() -> None:
         "ddp": 4000 + 4000 + 4000 + 8000 + 7000 + 400,
         "zero1": 4000 + 1000 + 2000 + 4000 + 7000 + 400,
         "zero2": 4000 + 1000 + 2000 + 4000 + 7000 + 400,
-        "zero3": 1000 + 2000 + 2000 + 200 + 800 + 80 + 4000 + 7000 + 400,
-        "zero3_offload": 200 + 800 + 80 + 4000 + 7000 + 400,
+        "zero3": 1000 + 2000 + 2000 + 200 + 4000 + 80 + 4000 + 7000 + 400,
+        "zero3_offload": 200 + 4000 + 80 + 4000 + 7000 + 400,
         "fsdp": 1000 + 2000 + 4000 + 4000 + 7000 + 400,
     }
     assert {name: peak(lines_of(name, setting), on_host=False) for name in backward} == backward
