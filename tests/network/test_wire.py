@@ -13,7 +13,7 @@ from tests.network.hosts import Hosts
 WORDS = ["--config", "configs/electra/debug.yaml", "--trainer.num_nodes=2", "--trainer.devices=1"]
 QUIET = [f"--callbacks.{name}=null" for name in ("checkpoint", "validation", "electra_panel")]
 FEW, MANY = 5, 105
-OVERHEAD = 1.06  # of IP and TCP headers and acknowledgements; measured 3 %
+OVERHEAD = 1.06  # of headers and acknowledgements of IP and TCP
 
 
 @pytest.mark.matrix
