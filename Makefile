@@ -1,7 +1,7 @@
 # make env    the environment in .venv; does nothing the second time
 # make demo   environment, then ELECTRA on real text: train, test, export
 # make test   environment, then the tests
-# make test-matrix   every strategy, stopped and moved, with the product itself: about 20 minutes
+# make test-matrix   every strategy, stopped and moved, with the product itself: up to an hour on two cores
 # make test-slurm    a real SLURM of two nodes on this machine; installs it (apt) where it may: minutes
 # make lint   format and lint checks
 # make gpu    GPU tests and a short bench card, with PYTHON=... (torch >= 2.10 there; no environment is made)
