@@ -46,6 +46,15 @@ def test_as_one_process(straight, strategy, ranks):
     assert_same(straight(strategy, ranks), straight("single", 1))
 
 
+@pytest.mark.parametrize("layers", [(True, False), (False, True), (True, True)], ids=["twice", "compiled", "both"])
+@pytest.mark.parametrize("strategy", [*map(long, STRATEGIES)])
+def test_layers_run_twice_or_compiled(straight, strategy, layers, tmp_path: Path):
+    run = finished(Run(tmp_path / "run", 2, strategy=strategy, width=24, layers=layers))
+    assert_same(run, straight("single", 1))
+    if layers == (True, False):  # the very same operations
+        assert saved(run) == saved(straight(strategy, 2))
+
+
 def manifest(run: Run) -> dict:
     return read_manifest(resume(run))
 
