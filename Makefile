@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/electra/demo
+WORKERS := --numprocesses 2 --dist loadfile
 
 define LACKING
 import importlib.util as util
@@ -43,10 +44,10 @@ demo: env
 	@test -d $(DEMO)/huggingface || $(BIN)/python -m launch export $(DEMO) --out $(DEMO)/huggingface
 
 test: env
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 test-matrix: env
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/multiproc tests/network -m 'matrix or not matrix'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) tests/multiproc tests/network tests/cli/test_bench.py -m 'matrix or not matrix'
 
 test-slurm: env
 	@PATH="$$PATH:/usr/sbin"; command -v slurmctld >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq \

@@ -4,12 +4,10 @@ from datetime import timedelta
 from typing import Literal
 
 import lightning.pytorch as pl
-from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from launch.strategies.host_memory import return_what_is_freed
 from lightning_modules.core.blocks import blocks
 from lightning_modules.core.checkpoint.strategy import SlicedCheckpoint
 
@@ -21,8 +19,6 @@ class SlicedFSDP(SlicedCheckpoint, ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Give all ranks to data parallelism."""
-        if not isinstance(self.accelerator, CUDAAccelerator):
-            return_what_is_freed()
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 

@@ -15,7 +15,6 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers.integrations.deepspeed import set_hf_deepspeed_config
 
-from launch.strategies.host_memory import return_what_is_freed
 from lightning_modules.core.checkpoint.strategy import SlicedCheckpoint
 
 # DeepSpeed calls collectives by names that torch 2.13 calls old, at every step
@@ -96,8 +95,6 @@ class SlicedZero(SlicedCheckpoint, DeepSpeedStrategy):
 
     def setup_environment(self) -> None:
         """Do what DDP does: Lightning allows DeepSpeed on GPUs alone."""
-        if not isinstance(self.accelerator, CUDAAccelerator):
-            return_what_is_freed()
         super(DeepSpeedStrategy, self).setup_environment()
 
     def setup_distributed(self) -> None:
