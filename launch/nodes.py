@@ -9,9 +9,10 @@ from contextlib import closing, suppress
 
 from launch.config.errors import HostError
 from launch.config.resolved import Resolved
-from launch.ranks import is_child
+from launch.ranks import is_child, number_in
 
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
+DEFAULT_ROUTE = "192.0.2.1"  # of the block for documentation (RFC 5737): it leads where the default route leads
 NEEDED = {"NODE_RANK": "{ranks}", "MASTER_ADDR": "an address of node 0", "MASTER_PORT": "a free port of node 0"}
 
 
@@ -24,7 +25,7 @@ def check_nodes(resolved: Resolved) -> None:
     nodes = resolved.get("trainer.num_nodes") or 1
     if resolved.get("strategy.class") == "single" or _is_started_by_others():
         return
-    rank = _number("NODE_RANK")
+    rank = number_in("NODE_RANK")
     if nodes == 1:
         if rank > 0:
             raise HostError(
@@ -99,24 +100,23 @@ def loopback_complaint(first: str) -> str | None:
     """
     if os.environ.get("GLOO_SOCKET_IFNAME") or is_loopback(own_address(first)):
         return None
+    if (mistake := own_name_mistake()) is None:
+        return None
+    interface = interface_of(own_address(first)) or f"the interface on the way to {first}"
+    return f"{mistake}, where other nodes cannot reach it; export GLOO_SOCKET_IFNAME={interface}"
+
+
+def own_name_mistake() -> str | None:
+    """Say where this host's own name leads if other hosts cannot reach it there, None if they may."""
     name = socket.gethostname()
     try:
         known = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0]
     except OSError:
-        known = None
-    if known is not None and not is_loopback(known):
-        return None
-    interface = interface_of(own_address(first)) or f"the interface on the way to {first}"
-    leads = f"resolves to {known}" if known else "does not resolve"
-    return f"{name}: its own name {leads}, where other nodes cannot reach it; export GLOO_SOCKET_IFNAME={interface}"
+        return f"{name}: its own name does not resolve"
+    return f"{name}: its own name resolves to {known}" if is_loopback(known) else None
 
 
 def _is_started_by_others() -> bool:
     """Tell whether torchrun, SLURM or jsrun says which rank this is, by Lightning's rules."""
     slurm = "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
     return slurm or "TORCHELASTIC_RUN_ID" in os.environ or "JSM_NAMESPACE_SIZE" in os.environ
-
-
-def _number(name: str) -> int:
-    value = os.environ.get(name, "")
-    return int(value) if value.isdecimal() else 0

@@ -26,7 +26,7 @@ from lightning.pytorch.strategies.launchers import subprocess_script
 from torch.distributed import distributed_c10d
 from torch.distributed.constants import default_pg_timeout
 
-from launch.nodes import is_loopback, loopback_complaint, own_address
+from launch.nodes import DEFAULT_ROUTE, is_loopback, loopback_complaint, own_address
 from launch.run_folder import RunFolder
 from lightning_modules.core.checkpoint.verify import complete_steps
 
@@ -35,7 +35,6 @@ FOLDER_SECONDS = 10.0  # until a network file system shows what another host has
 QUIET_SECONDS = 15.0  # of waiting for other ranks, until that is said
 CHILD_SECONDS = 30.0  # for the ranks of a host to end by themselves after one of them
 NAMED = 5  # ranks in one message
-DEFAULT_ROUTE = "192.0.2.1"  # of the block for documentation: it leads where the default route leads
 FROM_COLLECTIVES = re.compile("gloo|nccl|c10d|process ?group|socket", re.IGNORECASE)
 AGAIN = "start the same command again"
 

@@ -17,11 +17,11 @@ OF_THE_PLACE = re.compile(r"(SLURM|SRUN|PMI|MASTER_|TOKAMAK_|TORCHELASTIC_)\w*|(
 def process_rank() -> int:
     """Return 0 for the process that writes the run's files, and another number for all others."""
     if is_child():  # inside a batch script SLURM_PROCID is 0 for all of them
-        return _number("LOCAL_RANK")
+        return number_in("LOCAL_RANK")
     for rank, size in RANKS.items():
-        if _number(size) > 1 and os.environ.get(rank):
-            return _number(rank)
-    return sum(map(_number, BY_HAND))
+        if number_in(size) > 1 and os.environ.get(rank):
+            return number_in(rank)
+    return sum(map(number_in, BY_HAND))
 
 
 def is_child() -> bool:
@@ -53,9 +53,9 @@ def check_environment(strategy: str) -> None:
     if strategy != "single":
         return
     for name in RANKS.values():
-        if _number(name) > 1:
+        if number_in(name) > 1:
             raise ConfigError(
-                f"{name} = {_number(name)} (environment): strategy single is one process; use --config "
+                f"{name} = {number_in(name)} (environment): strategy single is one process; use --config "
                 f"configs/strategy/ddp.yaml, start one process only, or unset {name}"
             )
     for name in (*RANKS, *BY_HAND):
@@ -73,7 +73,7 @@ def tasks_of_job() -> Tasks | None:
     """
     if "SLURM_JOB_ID" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ or is_child():
         return None
-    ranks = _number("SLURM_NTASKS")
+    ranks = number_in("SLURM_NTASKS")
     if ranks > 1 and not _is_in_step():
         raise ConfigError(
             f"SLURM_NTASKS = {ranks} (environment): the job has {ranks} tasks and this process is none of them; start "
@@ -84,9 +84,7 @@ def tasks_of_job() -> Tasks | None:
             os.environ.pop(name, None)
         return None
     spread = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
-    counts = [
-        int(count) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", spread) for _ in range(int(times or 1))
-    ]
+    counts = tasks_of_nodes(spread)
     if not counts or len(set(counts)) > 1 or sum(counts) != ranks:
         raise ConfigError(
             f"SLURM_STEP_TASKS_PER_NODE = {spread!r} (environment): every node needs the same number of the {ranks} "
@@ -95,13 +93,19 @@ def tasks_of_job() -> Tasks | None:
     return Tasks(len(counts), counts[0])
 
 
+def tasks_of_nodes(spread: str) -> list[int]:
+    """Return the tasks of each node from a list as SLURM writes it: 2, 2, 2 and 1 of `2(x3),1`."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", spread)
+    return [int(count) for count, times in found for _ in range(int(times or 1))]
+
+
 def check_devices(tasks: Tasks, accelerator: str) -> None:
     """Refuse a job in which processes would share GPUs or leave some idle.
 
     Raises:
         ConfigError: a node has another number of GPUs than of tasks.
     """
-    gpus = _number("SLURM_GPUS_ON_NODE")
+    gpus = number_in("SLURM_GPUS_ON_NODE")
     if accelerator != "cpu" and gpus and gpus != tasks.per_node:
         raise ConfigError(
             f"SLURM_GPUS_ON_NODE = {gpus} (environment): the job has {tasks.per_node} tasks on each node; give "
@@ -115,6 +119,7 @@ def _is_in_step() -> bool:
     return step.isdecimal() and int(step) < FIRST_SPECIAL_STEP
 
 
-def _number(name: str) -> int:
+def number_in(name: str) -> int:
+    """Return the whole number that a variable of the environment holds, 0 if it holds none."""
     value = os.environ.get(name, "")
     return int(value) if value.isdecimal() else 0

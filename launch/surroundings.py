@@ -13,8 +13,6 @@ from typing import Any
 from launch.config.overlay import PROJECT
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "datasets", "deepspeed", "numpy", "jsonargparse")
-
-
 SNAPSHOT = "snapshot.json"  # in a copy of the project: of which commit it is
 
 
@@ -28,7 +26,7 @@ def surroundings() -> dict[str, Any]:
     return {
         "commit": commit(),
         "changed_files": changed_files(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version_of(name) for name in PACKAGES},
         "python": platform.python_version(),
         "host": socket.gethostname(),
         "command": shlex.join(["python", "-m", "launch", *sys.argv[1:]]),
@@ -38,12 +36,12 @@ def surroundings() -> dict[str, Any]:
 
 def commit() -> str | None:
     """Return the commit of the code, None where it is in no repository."""
-    return _copied()["commit"] if _copied() else _git("rev-parse", "HEAD")
+    return copied["commit"] if (copied := _copied()) else _git("rev-parse", "HEAD")
 
 
 def changed_files() -> list[str]:
     """Return what differs from the commit, as `git status` writes it."""
-    return _copied()["changed_files"] if _copied() else (_git("status", "--porcelain") or "").splitlines()
+    return copied["changed_files"] if (copied := _copied()) else (_git("status", "--porcelain") or "").splitlines()
 
 
 def _copied() -> dict[str, Any] | None:
@@ -60,7 +58,8 @@ def _git(*words: str) -> str | None:
     return done.stdout.rstrip("\n") if done.returncode == 0 else None
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """Return the version of a package by its metadata, None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

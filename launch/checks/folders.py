@@ -23,9 +23,10 @@ def check(resolved: Resolved | None) -> Iterator[Finding]:
     """Try the run's folder, or the working folder where there is no configuration."""
     folder = resolved.run_dir if resolved else Path.cwd()
     place = existing(folder)
-    cache = resolved.get("data.cache_dir") if resolved else None
-    if cache and (complaint := behaves(expanded(cache, "data.cache_dir"), existing(expanded(cache, "data.cache_dir")))):
-        yield complaint._replace(fix="give another --data.cache_dir")
+    if cache := resolved.get("data.cache_dir") if resolved else None:
+        cache = expanded(cache, "data.cache_dir")
+        if complaint := behaves(cache, existing(cache)):
+            yield complaint._replace(fix="give another --data.cache_dir")
     complaint = behaves(folder, place)
     yield complaint or Finding("folder", f"{short(folder)}: files are made, renamed over, locked and synced")
     if complaint is None:

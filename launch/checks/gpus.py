@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from launch.checks.finding import Finding
 from launch.checks.versions import installed
 from launch.config.resolved import Resolved
+from launch.config.rules import count_of
 
 # The oldest driver of each CUDA release family: docs.nvidia.com/deploy/cuda-compatibility, minor version compatibility
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
@@ -95,9 +96,5 @@ def cores(resolved: Resolved | None) -> Finding:
 
 def wanted(resolved: Resolved | None) -> int | None:
     """Return the devices that the configuration asks for on a node, None where it leaves them open."""
-    devices = resolved.get("trainer.devices") if resolved else None
-    if isinstance(devices, list):
-        return len(devices)
-    if isinstance(devices, str) and devices.isdecimal():
-        devices = int(devices)
-    return devices if isinstance(devices, int) and devices > 0 else None
+    count = count_of(resolved.get("trainer.devices")) if resolved else None
+    return count if count is not None and count > 0 else None

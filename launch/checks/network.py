@@ -9,7 +9,17 @@ from collections.abc import Iterator
 from launch.checks.finding import Finding
 from launch.config.errors import HostError
 from launch.config.resolved import Resolved
-from launch.nodes import NEEDED, check_nodes, interface_of, is_loopback, loopback_complaint, own_address
+from launch.nodes import (
+    DEFAULT_ROUTE,
+    NEEDED,
+    check_nodes,
+    interface_of,
+    is_loopback,
+    loopback_complaint,
+    own_address,
+    own_name_mistake,
+)
+from launch.ranks import number_in
 
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
@@ -28,8 +38,7 @@ def check(resolved: Resolved | None) -> Iterator[Finding]:
 def node_count(resolved: Resolved | None) -> int:
     """Return how many nodes are meant, by the configuration or by SLURM."""
     given = (resolved.get("trainer.num_nodes") if resolved else None) or 1
-    slurm = os.environ.get("SLURM_JOB_NUM_NODES") or os.environ.get("SLURM_NNODES") or ""
-    return max(given, int(slurm) if slurm.isdecimal() else 1)
+    return max(given, number_in("SLURM_JOB_NUM_NODES") or number_in("SLURM_NNODES") or 1)
 
 
 def node_names() -> list[str]:
@@ -101,20 +110,13 @@ def _own_name() -> str | None:
     """Complain about this host's own name where nothing says which address the others are at."""
     if os.environ.get("GLOO_SOCKET_IFNAME"):
         return None
-    name = socket.gethostname()
-    try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0]
-    except OSError:
-        found = None
-    if found is not None and not is_loopback(found):
-        return None
-    leads = f"resolves to {found}" if found else "does not resolve"
-    return f"{name}: its own name {leads}; export GLOO_SOCKET_IFNAME={_likely()}"
+    mistake = own_name_mistake()
+    return f"{mistake}; export GLOO_SOCKET_IFNAME={_likely()}" if mistake else None
 
 
 def _likely() -> str:
     """Return the interface by which other hosts are most likely reached."""
     try:
-        return interface_of(own_address("192.0.2.1")) or "the interface to the other nodes"  # RFC 5737: nobody's
+        return interface_of(own_address(DEFAULT_ROUTE)) or "the interface to the other nodes"
     except OSError:
         return "the interface to the other nodes"

@@ -1,7 +1,6 @@
 """What SLURM says about the job: do its numbers agree with each other and with the configuration."""
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 
@@ -10,6 +9,7 @@ from launch.checks.gpus import wanted
 from launch.config.defaults import SOURCE
 from launch.config.resolved import Resolved
 from launch.config.tasks import JOB
+from launch.ranks import number_in, tasks_of_nodes
 
 
 def check(resolved: Resolved | None) -> Iterator[Finding]:
@@ -21,20 +21,18 @@ def check(resolved: Resolved | None) -> Iterator[Finding]:
     problems = [*_tasks(), *(_against(resolved) if resolved else [])]
     yield from problems
     if not problems:
-        nodes, tasks = _number("SLURM_JOB_NUM_NODES") or 1, _number("SLURM_NTASKS") or 1
+        nodes, tasks = number_in("SLURM_JOB_NUM_NODES") or 1, number_in("SLURM_NTASKS") or 1
         yield Finding("slurm", f"job {os.environ['SLURM_JOB_ID']}: {nodes} nodes, {tasks} tasks")
 
 
 def spread() -> list[int]:
-    """Return the tasks of each node, as `2(x3),1` says it; empty where SLURM says nothing."""
-    text = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_TASKS_PER_NODE") or ""
-    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
-    return [int(count) for count, times in found for _ in range(int(times or 1))]
+    """Return the tasks of each node; empty where SLURM says nothing."""
+    return tasks_of_nodes(os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_TASKS_PER_NODE") or "")
 
 
 def _tasks() -> Iterator[Finding]:
-    nodes, tasks = _number("SLURM_JOB_NUM_NODES") or _number("SLURM_NNODES") or 1, _number("SLURM_NTASKS")
-    each, counts, gpus = _number("SLURM_NTASKS_PER_NODE"), spread(), _number("SLURM_GPUS_ON_NODE")
+    nodes, tasks = number_in("SLURM_JOB_NUM_NODES") or number_in("SLURM_NNODES") or 1, number_in("SLURM_NTASKS")
+    each, counts, gpus = number_in("SLURM_NTASKS_PER_NODE"), spread(), number_in("SLURM_GPUS_ON_NODE")
     fix = "start the job with --nodes N --ntasks-per-node T, and no --ntasks"
     if tasks and each and tasks != nodes * each:
         yield Finding("slurm", f"SLURM_NTASKS = {tasks}, but {nodes} nodes x {each} tasks a node", fix)
@@ -47,9 +45,9 @@ def _tasks() -> Iterator[Finding]:
 
 def _against(resolved: Resolved) -> Iterator[Finding]:
     """Compare the job with what the configuration gives; what it leaves open follows the job."""
-    nodes = _number("SLURM_JOB_NUM_NODES") or _number("SLURM_NNODES") or 1
-    tasks = _number("SLURM_NTASKS") or 1
-    each = _number("SLURM_NTASKS_PER_NODE") or tasks // nodes
+    nodes = number_in("SLURM_JOB_NUM_NODES") or number_in("SLURM_NNODES") or 1
+    tasks = number_in("SLURM_NTASKS") or 1
+    each = number_in("SLURM_NTASKS_PER_NODE") or tasks // nodes
     single = resolved.get("strategy.class") == "single"
     if single and tasks > 1:
         fix = "--config configs/strategy/ddp.yaml, or a job of one task"
@@ -61,8 +59,3 @@ def _against(resolved: Resolved) -> Iterator[Finding]:
         if tasks > 1 and given and entry and entry.source not in (SOURCE, JOB, "default") and given != count:
             yield Finding("slurm", f"trainer.{name} = {given} ({entry.source}), the job has {count} {unit}",
                           f"--trainer.{name} {count}, or give the job {given}")  # fmt: skip
-
-
-def _number(name: str) -> int:
-    value = os.environ.get(name, "")
-    return int(value) if value.isdecimal() else 0

@@ -3,7 +3,6 @@
 import configparser
 import sys
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from typing import NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -11,6 +10,7 @@ from packaging.version import InvalidVersion, Version
 
 from launch.checks.finding import Finding
 from launch.config.overlay import PROJECT
+from launch.surroundings import version_of as installed
 
 Installed = Callable[[str], str | None]
 
@@ -48,14 +48,6 @@ KNOWN_BAD = (
     Bad("nvidia-nccl-cu13", "==2.29.2", "collectives can hang", "pytorch/pytorch#174338"),
 )
 MALICIOUS = "remove the environment and change every credential that it could read"
-
-
-def installed(name: str) -> str | None:
-    """Return the version of a package that is there, None if it is not."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def requirements() -> list[Requirement]:

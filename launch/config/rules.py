@@ -49,9 +49,9 @@ def fits_positions(length: int, positions: int) -> str | None:
 
 def known_precision(precision: str | int | None, strategy: str) -> str | None:
     """Masters, moments and norms stay in float32 at least; there is no loss scale."""
-    known = ("None", "32", "32-true", "64", "64-true", "bf16-mixed")
     zero = str(strategy).startswith("zero")
-    if str(precision) in known[: 3 if zero else None] or (zero and precision in ("bf16-true", "bf16-mixed")):
+    own = ("bf16-true",) if zero else ("64", "64-true")
+    if str(precision) in ("None", "32", "32-true", "bf16-mixed", *own):
         return None
     if precision == "bf16-true":
         return "needs float32 masters of the weights, which zero1, zero2 and zero3 keep; use bf16-mixed or one of them"
@@ -113,6 +113,13 @@ def rules_for(parts: Parts) -> list[Rule]:
     return rules
 
 
+def count_of(devices: Any) -> int | None:
+    """Return how many devices a value names: a number, also as text, or a list; None for words such as `auto`."""
+    if isinstance(devices, list):
+        return len(devices)
+    return int(devices) if isinstance(devices, int) or (isinstance(devices, str) and devices.isdecimal()) else None
+
+
 def ranks_of(table: Table) -> Entry | None:
     """Return the number of ranks with its source, or None while only the machine knows it."""
 
@@ -122,12 +129,8 @@ def ranks_of(table: Table) -> Entry | None:
     devices, nodes = entry("trainer", "devices"), entry("trainer", "num_nodes")
     if entry("strategy", "class").value == "single":
         return Entry(1, "strategy single")
-    count = devices.value
-    if isinstance(count, str) and count.isdigit():
-        count = int(count)
-    if isinstance(count, list):
-        count = len(count)
-    if not isinstance(count, int) or count < 1 or not isinstance(nodes.value, int):
+    count = count_of(devices.value)
+    if count is None or count < 1 or not isinstance(nodes.value, int):
         return None
     sources = [devices.source, *([nodes.source] if nodes.value != 1 else [])]
     return Entry(count * nodes.value, ", ".join(sources))

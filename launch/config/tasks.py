@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from launch.config.defaults import SOURCE
 from launch.config.read import Entry, Table
+from launch.config.rules import count_of
 from launch.config.show import named
 
 JOB = "the SLURM job"  # the source of these values; a run's folder does not keep them
@@ -37,7 +38,7 @@ def lay_tasks(table: Table, tasks: Tasks, stored: Collection[str]) -> list[str]:
     ):
         key = ("trainer", name)
         given = table.get(key)
-        if given and not _is_open(given, stored) and _count(given.value) != count:
+        if given and not _is_open(given, stored) and count_of(given.value) != count:
             has = f"{JOB} has {count} {unit}{'s' * (count > 1)}{where}"
             problems.append(f"{named(key, given)}: {has}; take the key away, or give the job {given.value}")
         table[key] = Entry(count, JOB)
@@ -51,9 +52,3 @@ def lay_tasks(table: Table, tasks: Tasks, stored: Collection[str]) -> list[str]:
 def _is_open(given: Entry, stored: Collection[str]) -> bool:
     """Tell whether a value binds nobody: a default, `auto`, or left over from another attempt."""
     return given.source == SOURCE or given.source.rpartition(":")[0] in stored or given.value in ("auto", -1, "-1")
-
-
-def _count(value: object) -> int | None:
-    if isinstance(value, list):
-        return len(value)
-    return int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()) else None

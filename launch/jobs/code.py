@@ -20,7 +20,7 @@ def described() -> str:
     """Return which code this is, for people."""
     changes = len(changed_files())
     changed = f", {changes} changed or new file{'s' * (changes > 1)}" if changes else ""
-    return f"commit {commit()}{changed}" if commit() else "no commit known"
+    return f"commit {known}{changed}" if (known := commit()) else "no commit known"
 
 
 def snapshot(run: Path) -> Path:
