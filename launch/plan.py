@@ -100,7 +100,7 @@ def plan_of(resolved: Resolved, ranks: int | None = None, vocab_size: int | None
     counted = sizes.measure(method)
     get, precision = resolved.get, str(resolved.get("trainer.precision") or "32-true")
     on_gpu, mixed = _on_gpu(resolved), precision == "bf16-mixed"
-    size = {"64": 8, "64-true": 8, "bf16-true": 2}.get(precision, 4)
+    size = sizes.weight_bytes(resolved)
     recompute = bool(get("trainer.activation_checkpointing"))
     run = activations.Pass(get("data.micro_batch_size"), get("data.sequence_length"), size, mixed, on_gpu, recompute)
     kept = activations.kept(method, run)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from launch.planning.sizes import Sizes
+from launch.planning.traffic import REUSE_DISTANCE
 
 GIB = 1 << 30
 ALWAYS = frozenset({"backward", "exchange", "update", "between"})
@@ -20,7 +21,6 @@ BACKWARD, EXCHANGE, UPDATE = frozenset({"backward"}), frozenset({"exchange"}), f
 STEP = BACKWARD | EXCHANGE | UPDATE
 LATE = EXCHANGE | UPDATE  # with one pass a step gradients come as activations go
 MOMENTS = 2  # elementwise states of both optimizers
-REUSED = 1_000_000_000  # elements: ZeRO-3 keeps a gathered weight that is used again within so many
 HELD = 0.25  # of the activations: freed blocks that glibc keeps on CPU ranks of single and ddp, measured
 RUNTIME = 64 << 20  # on a CPU: what libraries allocate while a step runs, measured
 
@@ -138,7 +138,7 @@ def zero3(at: Setting, strategy: str = "zero3") -> list[Line]:
         Line(
             "gradient bucket", bucket if at.on_gpu else min(w, bucket), "reduce_bucket_size, on a CPU at most W", ALWAYS
         ),
-        Line("gathered weights", min(w + at.frozen, REUSED * at.size), "min(W + F, 10^9 elements)", BACKWARD),
+        Line("gathered weights", min(w + at.frozen, REUSE_DISTANCE * at.size), "min(W + F, 10^9 elements)", BACKWARD),
         Line("weights on their way", min(w, ahead), "min(W, prefetch_bucket_size)", BACKWARD),
         Line("gradients", w * at.several, "W: whole until the last pass", BACKWARD | EXCHANGE),
         Line("bucket in exchange", min(w, bucket), "min(W, reduce_bucket_size)", EXCHANGE),

@@ -8,7 +8,7 @@ from launch.config.errors import ConfigError
 from launch.config.resolved import Resolved, resolve
 from launch.plan import Plan, plan_of
 from launch.planning.memory import peak
-from launch.planning.sizes import build, measure, strategy_options
+from launch.planning.sizes import build, strategy_options, weight_bytes
 from launch.planning.traffic import CALLS, Estimate, Network, Step, Weight, estimate
 from lightning_modules.core.base import Method
 from lightning_modules.core.blocks import blocks
@@ -42,9 +42,9 @@ class Scale:
         self.batch, self.length = self.resolved.get("data.global_batch_size"), self.resolved.get("data.sequence_length")
         self.micro = self.resolved.get("data.micro_batch_size")
         vocabulary = int(given["--vocab-size"][0]) if "--vocab-size" in given else None
-        self.vocab_size = self.plan(1, math.gcd(self.batch, self.micro), vocabulary).vocab_size
-        method = build(self.resolved, self.vocab_size)
-        self.weights, self.matrices = weights_of(method), measure(method).matrices
+        first = self.plan(1, math.gcd(self.batch, self.micro), vocabulary)
+        self.vocab_size, self.matrices = first.vocab_size, first.sizes.matrices
+        self.weights = weights_of(build(self.resolved, self.vocab_size))
         self.speed = given.get("--tokens-per-second", [given["--tflops"][0] * 1e12 / (6 * self.matrices)])[0]
 
     def plan(self, ranks: int, micro: int, vocabulary: int | None) -> Plan:
@@ -103,8 +103,6 @@ def weights_of(method: Method) -> list[Weight]:
 
 def options_of(resolved: Resolved, strategy: str) -> dict[str, int]:
     """Return what the traffic depends on besides the weights: bytes of an element, and options of a ZeRO stage."""
-    precision = str(resolved.get("trainer.precision"))
-    size = 8 if precision.startswith("64") else 2 if precision == "bf16-true" else 4  # bf16-mixed casts copies
     names = {"reduce_bucket_size": "bucket", "prefetch_bucket_size": "prefetch", "persistence_threshold": "persistent"}
     options = strategy_options(resolved).get(strategy, {})
-    return {"size": size, **{ours: options[name] for name, ours in names.items() if name in options}}
+    return {"size": weight_bytes(resolved), **{ours: options[name] for name, ours in names.items() if name in options}}

@@ -81,6 +81,11 @@ def measure(method: Method) -> Sizes:
     )
 
 
+def weight_bytes(resolved: Resolved) -> int:
+    """Return the bytes of a weight, and of its gradient, as the networks hold it; bf16-mixed casts copies."""
+    return {"64": 8, "64-true": 8, "bf16-true": 2}.get(str(resolved.get("trainer.precision")), 4)
+
+
 def strategy_options(resolved: Resolved) -> dict[str, dict[str, Any]]:
     """Return the options of the ZeRO stages: what is configured for the one that is, and the defaults of the others.
 
