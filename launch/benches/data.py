@@ -18,7 +18,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from launch.benches.ratios import Goal, compared
-from launch.benches.rounds import Gate, Spec, alternate, running
+from launch.benches.rounds import Gate, Spec, alternate, records_of, running, speeds_of
 
 if TYPE_CHECKING:
     from launch.bench import Options
@@ -45,7 +45,7 @@ def run(options: "Options") -> dict[str, Any]:
     specs = [Spec(name, start, {**shared, "system": name}, lead_in=0) for name in (BARE, *PROCESSES)]
     with running(specs, 1, "cpu", options.folder) as systems:
         rounds = alternate(systems, options.rounds, 1, options.tell, warm_up=1)
-    speeds = {system.name: [turns[system.name].tokens_per_s for turns in rounds] for system in systems}
+    speeds = speeds_of(rounds)
     goals = [goal._replace(least=None) if options.quick else goal for goal in GOALS]
     return {
         "about": [__doc__.strip()],
@@ -54,9 +54,7 @@ def run(options: "Options") -> dict[str, Any]:
                 "name": f"{tokens:,} tokens",
                 "megabytes": text.stat().st_size / 1e6,
                 "tokens_per_s": {name: median(values) for name, values in speeds.items()},
-                "rounds": [
-                    {name: {"seconds": turn.seconds, **turn.counts} for name, turn in turns.items()} for turns in rounds
-                ],
+                "rounds": records_of(rounds),
             }
         ],
         "comparisons": [compared(goal, speeds, "preparation") for goal in goals],

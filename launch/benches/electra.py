@@ -16,7 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launch.benches.ratios import Goal, compared
-from launch.benches.rounds import Gate, Spec, Turn, alternate, running
+from launch.benches.rounds import Gate, Spec, Turn, alternate, records_of, running, speeds_of
 from launch.config.resolved import resolve
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def measure(options: "Options", size: str, threads: int, precision: str, found: 
         profiles = {
             system.name: system.take_turn(PROFILED_STEPS, dtype) for system in systems if system.name != "loader"
         }
-    speeds = {system.name: [turns[system.name].tokens_per_s for turns in rounds] for system in systems}
+    speeds = speeds_of(rounds)
     found["settings"].append(
         {
             "name": label,
@@ -79,9 +79,7 @@ def measure(options: "Options", size: str, threads: int, precision: str, found: 
             "tokens_per_s": {name: median(values) for name, values in speeds.items()},
             "pad_fraction": pad_fraction(rounds),
             "time": {name: time_of(name, turn, rounds) for name, turn in profiles.items()},
-            "rounds": [
-                {name: {"seconds": turn.seconds, **turn.counts} for name, turn in turns.items()} for turns in rounds
-            ],
+            "rounds": records_of(rounds),
         }
     )
     found["comparisons"] += [

@@ -179,6 +179,16 @@ def running(specs: list[Spec], threads: int, device: str, folder: Path) -> Itera
             system.end()
 
 
+def speeds_of(rounds: list[dict[str, Turn]]) -> dict[str, list[float]]:
+    """Return tokens a second of every round, by system."""
+    return {name: [turns[name].tokens_per_s for turns in rounds] for name in rounds[0]}
+
+
+def records_of(rounds: list[dict[str, Turn]]) -> list[dict[str, dict[str, float]]]:
+    """Return rounds as plain values: seconds and counts of every system."""
+    return [{name: {"seconds": turn.seconds, **turn.counts} for name, turn in turns.items()} for turns in rounds]
+
+
 def alternate(
     systems: list[System], rounds: int, steps: int, tell: Callable[[str], None], warm_up: int = WARM_UP_STEPS
 ) -> list[dict[str, Turn]]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from launch.benches import pair, saves
 from launch.benches.electra import fit_words, prepare
 from launch.benches.ratios import Goal, compared
-from launch.benches.rounds import Spec, System, alternate, running
+from launch.benches.rounds import Spec, System, alternate, records_of, running, speeds_of
 
 if TYPE_CHECKING:
     from launch.bench import Options
@@ -63,10 +63,9 @@ def measure_steps(options: "Options", size: str, strategy: str, found: dict[str,
     options.tell(f"{strategy}, two ranks")
     with running(specs(options, size, strategy), 1, "cpu", options.folder) as systems:
         rounds = alternate(systems, options.rounds, options.steps, options.tell)
-    speeds = {system.name: [turns[system.name].tokens_per_s for turns in rounds] for system in systems}
-    turns = [{name: {"seconds": turn.seconds, **turn.counts} for name, turn in both.items()} for both in rounds]
+    speeds = speeds_of(rounds)
     speed = {name: median(values) for name, values in speeds.items()}
-    found["settings"].append({"name": f"{strategy}, {size}", "tokens_per_s": speed, "rounds": turns})
+    found["settings"].append({"name": f"{strategy}, {size}", "tokens_per_s": speed, "rounds": records_of(rounds)})
     found["comparisons"].append(compared(Goal("fit", "bare", None if options.quick else 0.95), speeds, strategy))
 
 
