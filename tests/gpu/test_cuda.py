@@ -2,11 +2,9 @@
 
 import pytest
 
-torch = pytest.importorskip("torch", minversion="2.10")
-pytest.importorskip("lightning")
-pytest.importorskip("transformers")
-if not torch.cuda.is_available():
-    pytest.skip("no CUDA device", allow_module_level=True)
+from tests.gpu.needed import torch  # skips this file where something is lacking
+
+# isort: split
 
 from lightning_modules.core import attention
 from lightning_modules.core.keyed import keyed_uniform, mix
