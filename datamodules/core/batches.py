@@ -1,6 +1,7 @@
 """What the loaders hand to the methods: flat token batches with their layout.
 
-Shape suffixes: T tokens of a micro-batch (no padding), B sequences of a micro-batch.
+Shape suffixes: T tokens of a micro-batch (no padding), B sequences of a micro-batch; of pairs, P examples of a
+micro-batch and C columns, the texts of an example.
 This is the one module that `lightning_modules` and `datamodules` share, so it imports torch and typing only.
 """
 
@@ -63,6 +64,21 @@ class LabelledBatch(TextBatch):
     """One micro-batch of text with a label for each sequence."""
 
     label_B: Tensor  # int64, number of the class; float32 where a number is predicted
+
+
+class PairBatch(TextBatch):
+    """One micro-batch of P examples of C texts each.
+
+    Column 0 is the anchor or first text, column 1 its positive or second text, the others are hard negatives.
+    The C * P texts are sequences of one flat batch, longest first. `sample_B` is the place of a text's example in the
+    global order, the same for all texts of an example.
+    """
+
+    slot_B: Tensor  # int64, column * P + example: the place of each sequence in the table [C * P]
+    num_columns: int
+    key_CP: Tensor  # int64, hash of each text with its prompt: equal texts have equal keys
+    label_P: Tensor  # float32, score or label of the example; 1 where the data has none
+    source: str  # name of the source from which the batch was drawn
 
 
 def flat_layout(lens: list[int], rows_per_group: int = ROWS_PER_GROUP) -> FlatLayout:
