@@ -33,7 +33,8 @@ from launch.config.defaults import FIXED_TRAINER
 from launch.run_folder import read_json, write_json
 from launch.strategies.replicas import single
 from lightning_modules.core.attention import encode
-from lightning_modules.finetune.modeling import bare_encoder, encoder_config, load_encoder
+from lightning_modules.core.encoder_sources import encoder_config, load_encoder
+from lightning_modules.finetune.modeling import FAMILIES, bare_encoder
 from lightning_modules.finetune.module import Finetune
 
 SCORES_FILE, FRESH_FILE = "scores.json", "scores_fresh.json"  # in the run's folder: what has been judged already
@@ -128,7 +129,7 @@ class Judge:
     def encoder(self, run: Path, data: LabelledText, trained: bool) -> nn.Module:
         """Build the encoder of a run on the device that trains."""
         torch.manual_seed(SPLIT_SEED)
-        encoder = bare_encoder(encoder_config(str(run), data.tokenizer))
+        encoder = bare_encoder(encoder_config(str(run), data.tokenizer, FAMILIES))
         if trained:
             load_encoder(encoder, str(run))
         return encoder.eval().to("cuda" if self.trainer["accelerator"] == "gpu" else "cpu")

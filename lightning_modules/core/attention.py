@@ -1,10 +1,13 @@
 """Attention over flat token batches: the one place in which padding exists.
 
-Shape suffixes: T tokens of a micro-batch, H heads, D head size, R rows of a group, W its width.
+Shape suffixes: T tokens of a micro-batch, H heads, G heads of keys and values, D head size, R rows of a group, W its
+width.
 
 Importing this module registers the implementation "flat" with transformers, so that any encoder built with
 `attn_implementation="flat"` takes a flat batch: `model(ids[None], position_ids=position[None], layout=layout)`.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,76 +20,128 @@ from datamodules.core.batches import FlatLayout, Group, TextBatch
 from lightning_modules.core.dropout import dropout
 from lightning_modules.core.precision import widened
 
+CHANGES_SCORES = ("softcap", "position_bias", "s_aux")  # what some families hand to their attention besides
+
+
+class Reach(NamedTuple):
+    """Which keys of its own sequence a query sees: none after it if causal, and only those less than `window` away."""
+
+    causal: bool = False
+    window: int | None = None
+
+
+EVERYTHING = Reach()
+
 
 def attend(
-    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, dropout_p: float = 0.0, scale: float | None = None
+    q_THD: Tensor,
+    k_TGD: Tensor,
+    v_TGD: Tensor,
+    layout: FlatLayout,
+    dropout_p: float = 0.0,
+    scale: float | None = None,
+    reach: Reach = EVERYTHING,
 ) -> Tensor:
-    """Let each sequence of a flat batch attend to itself; shapes [T, H, D] in and out.
+    """Let each sequence of a flat batch attend to itself; shapes [T, H, D] in and out, G heads of keys divide H.
 
     On CUDA in half precision this is the varlen flash kernel, or the jagged one where probabilities are dropped
     (varlen has no dropout); everywhere else it is padded attention on groups of sequences of like length.
     """
-    if not q_THD.is_cuda or q_THD.dtype == torch.float32:
-        return _grouped(q_THD, k_THD, v_THD, layout, dropout_p, scale)
-    if dropout_p > 0.0:
-        return _jagged(q_THD, k_THD, v_THD, layout, dropout_p, scale)
-    return _varlen(q_THD, k_THD, v_THD, layout, scale)
+    queries_per_key = q_THD.shape[1] // k_TGD.shape[1]
+    if queries_per_key > 1:
+        k_TGD, v_TGD = (x_TGD.repeat_interleave(queries_per_key, 1) for x_TGD in (k_TGD, v_TGD))
+    if q_THD.is_cuda and q_THD.dtype != torch.float32:
+        if dropout_p == 0.0:
+            return _varlen(q_THD, k_TGD, v_TGD, layout, scale, reach)
+        if reach == EVERYTHING:
+            return _jagged(q_THD, k_TGD, v_TGD, layout, dropout_p, scale)
+    return _grouped(q_THD, k_TGD, v_TGD, layout, dropout_p, scale, reach)
 
 
-def _grouped(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, p: float, scale: float | None) -> Tensor:
+def _grouped(
+    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, p: float, scale: float | None, reach: Reach
+) -> Tensor:
     outputs = [
-        _group(group, q_THD, k_THD, v_THD, layout, p, scale)
+        _group(group, q_THD, k_THD, v_THD, layout, p, scale, reach)
         if group.ragged
-        else _even(group, q_THD, k_THD, v_THD, p, scale)
+        else _even(group, q_THD, k_THD, v_THD, p, scale, reach)
         for group in layout.groups
     ]
     return torch.cat(outputs)
 
 
-def _even(group: Group, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, p: float, scale: float | None) -> Tensor:
+def _even(
+    group: Group, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, p: float, scale: float | None, reach: Reach
+) -> Tensor:
     blocks = (
         x[group.start : group.stop].unflatten(0, (group.rows, group.width)).transpose(1, 2)
         for x in (q_THD, k_THD, v_THD)
     )
-    out_RHWD = _block(*blocks, None, p, scale)
+    out_RHWD = _block(*blocks, _within(group.width, reach, q_THD.device), p, scale)
     return out_RHWD.transpose(1, 2).flatten(0, 1)
 
 
 def _group(
-    group: Group, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, p: float, scale: float | None
+    group: Group,
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    layout: FlatLayout,
+    p: float,
+    scale: float | None,
+    reach: Reach,
 ) -> Tensor:
     place_T = layout.padded_T[group.start : group.stop]
     lens_R = layout.lens_B[group.row : group.row + group.rows]
-    keep_R11W = (torch.arange(group.width, device=lens_R.device) < lens_R[:, None])[:, None, None]
+    keep = (torch.arange(group.width, device=lens_R.device) < lens_R[:, None])[:, None, None]
+    if (within_WW := _within(group.width, reach, lens_R.device)) is not None:
+        # a padded query may be out of reach of every real key: let it see itself, its output is not read
+        keep = keep & within_WW | torch.eye(group.width, dtype=torch.bool, device=lens_R.device)
 
     def pad(x_THD: Tensor) -> Tensor:
         block = x_THD.new_zeros(group.rows * group.width, *x_THD.shape[1:])
         block = block.index_copy(0, place_T, x_THD[group.start : group.stop])
         return block.unflatten(0, (group.rows, group.width)).transpose(1, 2)
 
-    out_RHWD = _block(pad(q_THD), pad(k_THD), pad(v_THD), keep_R11W, p, scale)
+    out_RHWD = _block(pad(q_THD), pad(k_THD), pad(v_THD), keep, p, scale)
     return out_RHWD.transpose(1, 2).flatten(0, 1)[place_T]
 
 
-def _block(q: Tensor, k: Tensor, v: Tensor, keep_R11W: Tensor | None, p: float, scale: float | None) -> Tensor:
-    """Attend inside padded blocks [R, H, W, D]; `keep_R11W` is false for keys that are padding.
+def _within(width: int, reach: Reach, device: torch.device) -> Tensor | None:
+    """Mark [query, key] in reach; None where every key is."""
+    if not reach.causal and (reach.window is None or reach.window >= width):
+        return None
+    place_W = torch.arange(width, device=device)
+    back_WW = place_W[:, None] - place_W
+    seen_WW = back_WW >= 0 if reach.causal else torch.ones_like(back_WW, dtype=torch.bool)
+    return seen_WW if reach.window is None else seen_WW & (back_WW.abs() < reach.window)
+
+
+def _block(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, p: float, scale: float | None) -> Tensor:
+    """Attend inside padded blocks [R, H, W, D]; `keep`, broadcast to [R, H, W, W], is false for keys that are not seen.
 
     With dropout torch has no fused kernel on a CPU, and its plain one checks every row for having no key at all.
     Written out, with cheap masks, it is faster.
     """
     if p == 0.0 or q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=keep_R11W, dropout_p=p, scale=scale)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=p, scale=scale)
     scores_RHWW = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)
-    if keep_R11W is not None:
-        scores_RHWW = scores_RHWW.masked_fill(~keep_R11W, float("-inf"))
+    if keep is not None:
+        scores_RHWW = scores_RHWW.masked_fill(~keep, float("-inf"))
     return dropout(widened(scores_RHWW).softmax(-1), p).to(v.dtype) @ v
 
 
-def _varlen(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, scale: float | None) -> Tensor:
+def _varlen(
+    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, scale: float | None, reach: Reach
+) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn  # torch >= 2.10
 
     cu, longest = layout.cu_seqlens, layout.max_len
-    return varlen_attn(q_THD, k_THD, v_THD, cu_seq_q=cu, cu_seq_k=cu, max_q=longest, max_k=longest, scale=scale)
+    back = -1 if reach.window is None else reach.window - 1
+    window = (back, 0 if reach.causal else back)
+    return varlen_attn(
+        q_THD, k_THD, v_THD, cu_seq_q=cu, cu_seq_k=cu, max_q=longest, max_k=longest, scale=scale, window_size=window
+    )
 
 
 def _jagged(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, p: float, scale: float | None) -> Tensor:
@@ -120,12 +175,16 @@ def _flat_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     layout: FlatLayout | None = None,
-    **_: object,
+    sliding_window: int | None = None,
+    **options: object,
 ) -> tuple[Tensor, None]:
     if layout is None:
         raise ValueError("a flat batch needs its layout (pass layout=...): without it, sequences would see each other")
-    q_THD, k_THD, v_THD = (x[0].transpose(0, 1) for x in (query, key, value))  # [1, H, T, D] each
-    return attend(q_THD, k_THD, v_THD, layout, dropout, scaling).unsqueeze(0), None
+    if unknown := [name for name in CHANGES_SCORES if options.get(name) is not None]:
+        raise ValueError(f"{type(module).__name__} asks its attention for {unknown[0]}, which the flat form has not")
+    q_THD, k_TGD, v_TGD = (x[0].transpose(0, 1) for x in (query, key, value))  # [1, H, T, D] each
+    reach = Reach(bool(getattr(module, "is_causal", False)), sliding_window)
+    return attend(q_THD, k_TGD, v_TGD, layout, dropout, scaling, reach).unsqueeze(0), None
 
 
 ALL_ATTENTION_FUNCTIONS.register("flat", _flat_attention)

@@ -42,6 +42,8 @@ class Method(LightningModule):
     `self.optimization(...)` in its constructor.
     """
 
+    encoder_prefixes: tuple[str, ...] = ()  # names before an encoder's weights, where other methods may take it
+
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False

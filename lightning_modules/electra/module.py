@@ -67,6 +67,8 @@ class Electra(Method):
         init_from: Run folder, Hugging Face folder or hub name whose weights to start from.
     """
 
+    encoder_prefixes = ("model.discriminator.network.electra.", "model.network.electra.")  # of detection, of masking
+
     def __init__(
         self,
         hidden_size: int = 256,

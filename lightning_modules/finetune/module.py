@@ -13,6 +13,7 @@ from datamodules.core.batches import LabelledBatch
 from lightning_modules.core.base import Method
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.verify import complete_steps
+from lightning_modules.core.encoder_sources import ENCODER, encoder_config, load_encoder
 from lightning_modules.core.export import save_network
 from lightning_modules.core.optim import parameter_groups
 from lightning_modules.core.terms import LossTerms
@@ -20,8 +21,6 @@ from lightning_modules.core.weights import initialise
 from lightning_modules.electra.modeling import GLOROT
 from lightning_modules.finetune import modeling, objective
 from lightning_modules.finetune.modeling import UntrainedEncoder
-
-ENCODER = "encoder"  # in the run's folder: how the encoder that was taken is built
 
 
 class Finetune(Method):
@@ -119,7 +118,7 @@ class Finetune(Method):
         if self.untrained is not None:
             config = self.untrained.config(tokenizer)
         else:
-            config = modeling.encoder_config(self.shape_from, tokenizer)
+            config = encoder_config(self.shape_from, tokenizer, modeling.FAMILIES)
         longest = config.max_position_embeddings
         if sequence_length > longest:
             raise CheckpointError(f"data.sequence_length = {sequence_length}: the encoder has {longest} positions")
@@ -136,7 +135,7 @@ class Finetune(Method):
         """Copy the encoder's weights; the head stays fresh. A run that goes on has weights of its own."""
         if self.goes_on:
             return
-        modeling.load_encoder(self.model.encoder, source)
+        load_encoder(self.model.encoder, source)
 
     def decay_groups(self) -> list[dict[str, Any]]:
         """Give every depth its learning rate."""

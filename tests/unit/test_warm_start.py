@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.encoder_sources import encoder_config, load_encoder
 from lightning_modules.core.warm_start import checkpoint_of, load_weights
 from lightning_modules.electra.module import Electra
-from lightning_modules.finetune.modeling import encoder_config, load_encoder
 from tests.runs import launch
 from tests.text import word_tokenizer
 

