@@ -36,6 +36,14 @@ def digest(description: Any) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]
 
 
+def tokenizer_digest(tokenizer_json: str) -> str:
+    """Hash a tokenizer, without what does not touch the ids."""
+    tokenizer = json.loads(tokenizer_json)
+    for name in ("version", "truncation", "padding"):
+        tokenizer.pop(name, None)
+    return digest(tokenizer)
+
+
 def text_description(source: Source, cache: Path) -> list[Any]:
     """Describe the text of a source: content and kind of each file in order, and how records are read."""
     files = [["".join(path.suffixes[-2:]), content_hash(path, cache)] for path in source.files]
@@ -55,9 +63,6 @@ class Plan:
     @cached_property
     def fingerprint(self) -> str:
         """The hash of everything that decides the ids."""
-        tokenizer = json.loads(self.tokenizer_json)
-        for name in ("version", "truncation", "padding"):  # what does not touch the ids
-            tokenizer.pop(name, None)
         recipe = asdict(self.recipe)
         unused = {
             "segments": (),
@@ -66,7 +71,8 @@ class Plan:
         }
         for name in unused[self.recipe.examples]:
             del recipe[name]
-        return digest([VERSION, text_description(self.source, self.cache), digest(tokenizer), recipe])
+        text = text_description(self.source, self.cache)
+        return digest([VERSION, text, tokenizer_digest(self.tokenizer_json), recipe])
 
     @property
     def folder(self) -> Path:

@@ -82,14 +82,14 @@ def text_of(record: dict[str, Any], name: str, key: str, place: str) -> str:
     return value
 
 
-def number_of(value: Any, name: str, place: str) -> float:
+def number_of(value: Any, name: str, place: str, fix: str = "set data.labels to classes") -> float:
     """Read a finite number, also from the text of a table."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or isinstance(value, bool):
-        raise DataError(f"{place}: {name!r} = {value!r:.60} is no number; correct it, or set data.labels to classes")
+        raise DataError(f"{place}: {name!r} = {value!r:.60} is no number; correct it, or {fix}")
     return number
 
 
@@ -99,19 +99,19 @@ def read_examples(files: tuple[Path, ...], fields: Fields) -> list[Example]:
     Raises:
         DataError: a record is no good, or there is none.
     """
-    found = [fields.example(record, place) for path in files for place, record in records_of(path, fields)]
+    found = [fields.example(record, place) for path in files for place, record in records_of(path, fields.text)]
     if not found:
         raise DataError(f"{files[0]}: holds no example; write one record a line")
     return found
 
 
-def records_of(path: Path, fields: Fields) -> Iterator[tuple[str, Any]]:
-    """Yield each record of a file with its place.
+def records_of(path: Path, text_field: str | None = None) -> Iterator[tuple[str, Any]]:
+    """Yield each record of a file with its place; a text column that is named must be there and hold strings.
 
     Raises:
         DataError: the file cannot be read, or its format has no fields.
     """
-    suffixes, records = path.suffixes[-2:], Records(fields.text)
+    suffixes, records = path.suffixes[-2:], Records(text_field)
     if ".jsonl" in suffixes:
         yield from json_records(path, records)
     elif ".csv" in suffixes or ".tsv" in suffixes:

@@ -26,9 +26,9 @@ Bounds = Literal["blank_line", "line", "file"]
 
 @dataclass
 class Records:
-    """How records are read: where their text stands, and what happens to a bad one."""
+    """How records are read: where their text stands (None: whoever asks will see), and what happens to a bad one."""
 
-    text_field: str = "text"
+    text_field: str | None = "text"
     bounds: Bounds = "blank_line"
     skip_bad: bool = False
     skipped: int = 0

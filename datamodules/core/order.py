@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 GOLDEN, MIX_1, MIX_2, MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, (1 << 64) - 1
 ROUNDS = 6
-EPOCH, MICRO_BATCHES = 1, 2  # what a key is for, so that no two uses share one
+EPOCH, MICRO_BATCHES, MIXTURE, SOURCE = 1, 2, 3, 4  # what a key is for, so that no two uses share one
 
 
 def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -45,7 +45,9 @@ def no_column(path: Path, columns: list[str], records: Records) -> DataError:
 
 
 def text_column(path: Path, schema: pa.Schema, records: Records) -> None:
-    """Refuse a schema whose text column is absent or holds no strings."""
+    """Refuse a schema whose text column, if one is wanted, is absent or holds no strings."""
+    if records.text_field is None:
+        return
     if records.text_field not in schema.names:
         raise no_column(path, schema.names, records)
     kind = schema.field(records.text_field).type

