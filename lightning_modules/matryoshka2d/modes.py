@@ -1,0 +1,195 @@
+"""What the published forms of 2D Matryoshka fix, as tables of settings: the README says where each number is from.
+
+Layers are counted from 1, N is the last; 0 is the output of the embeddings. Nothing of torch is imported.
+"""
+
+import math
+from dataclasses import dataclass, fields, replace
+
+LAST, ALL = -1, -1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a step's losses are put together; `objective.plan` is the one reader of the weights.
+
+    Students are the layers below the last that a step trains; the last layer N is always trained.
+    """
+
+    # which students
+    first_layer: int = 1  # shallowest layer that can be a student
+    last_layer: int = -1  # deepest one, counted from N: -1 is N - 1
+    layers_per_step: int = 1  # how many are drawn without replacement; -1 all, 0 none
+    fixed_pairs: bool = False  # (layer, width) pairs instead of layers and widths of their own
+    pairs: tuple[tuple[int, int], ...] | None = None  # null: those of Starbucks, scaled to the encoder
+    # which widths
+    widths: tuple[int, ...] | None = None  # what is drawn from; null: powers of two from 8, see `default_widths`
+    width_weights: tuple[float, ...] | None = None  # one for each of `widths`; null: all 1
+    widths_per_step: int = 1  # how many are drawn without replacement; -1 all, 0 none
+    shared_widths: bool = True  # one draw for all layers, or one for each
+    full_width: str = "all"  # where a term of full width stands beside those of drawn widths: none, last or all layers
+    normalise: bool = False  # scale a cut vector to length one before the base loss; changes distances, not cosines
+    # weights of the base losses
+    last_weight: float = 1.0
+    student_weight: float = 1.0
+    weighting: str = "uniform"  # by depth, see `depth_weight`
+    average: str = "all"  # what is divided by the number of students: none, base (the base losses) or all terms
+    # divergence of the students from the last layer, or from a teacher
+    kl_weight: float = 1.0
+    kl_temperature: float = 1.0  # 0: no divergence
+    kl_power: int = 2  # the divergence is multiplied by temperature ** power
+    kl_weighting: str = "uniform"
+    kl_width: str = "full"  # or drawn: of the student's own widths
+    detach_teacher: bool = False
+    # alignment of the first coordinates with a compression of the whole vector (Espresso)
+    alignment: str = "none"  # none, exact or random
+    alignment_temperature: float = 1.0
+    # read by the module
+    encoder_passes: int = 1  # 2: students come from a second pass with dropout of its own
+    drop_duplicates: bool = False  # examples with a text that the global batch had before
+
+
+_SENTENCE_TRANSFORMERS = Settings(
+    first_layer=0,
+    shared_widths=False,
+    full_width="none",
+    normalise=True,
+    average="base",
+    kl_temperature=0.3,
+    kl_power=1,
+    detach_teacher=True,
+)
+_WITHOUT_STUDENTS = Settings(layers_per_step=0, kl_weight=0.0)
+
+MODES: dict[str, Settings] = {
+    "paper": Settings(),
+    "improved": Settings(weighting="linear", kl_power=1, kl_weighting="growing"),
+    "espresso": Settings(
+        layers_per_step=ALL, widths_per_step=ALL, full_width="last", weighting="log", kl_weight=0.0, alignment="exact"
+    ),
+    "starbucks": Settings(
+        layers_per_step=ALL,
+        fixed_pairs=True,
+        full_width="last",
+        normalise=True,
+        average="none",
+        kl_weight=0.3,
+        kl_width="drawn",
+    ),
+    "sentence_transformers_old": replace(
+        _SENTENCE_TRANSFORMERS, first_layer=1, weighting="linear", detach_teacher=False
+    ),
+    "sentence_transformers": _SENTENCE_TRANSFORMERS,
+    "matryoshka_1d": replace(_WITHOUT_STUDENTS, widths_per_step=ALL, full_width="none", normalise=True),
+    "plain": replace(_WITHOUT_STUDENTS, widths_per_step=0),
+}
+
+AS_RELEASED: dict[str, dict[str, object]] = {  # what the authors' code does besides, when it is run
+    "paper": {"encoder_passes": 2},
+    "improved": {"drop_duplicates": True},
+    "espresso": {"first_layer": 0, "last_layer": -2, "alignment": "random"},
+}
+ANGLE_AS_RELEASED: dict[str, dict[str, object]] = {  # options of the AnglE loss that belong to them
+    "paper": {"angle_tau": 1.0, "integer_labels": True},
+    "improved": {"angle_tau": 20.0, "integer_labels": True},
+    "espresso": {"ibn_w": 1.0, "cln_w": 1.0, "angle_w": 0.02, "angle_tau": 20.0, "integer_labels": True},
+}
+
+CHOICES: dict[str, tuple] = {
+    "full_width": ("none", "last", "all"),
+    "weighting": ("uniform", "log", "linear"),
+    "kl_weighting": ("uniform", "log", "linear", "growing"),
+    "average": ("none", "base", "all"),
+    "kl_width": ("full", "drawn"),
+    "kl_power": (0, 1, 2),
+    "alignment": ("none", "exact", "random"),
+    "encoder_passes": (1, 2),
+}
+
+
+def settings(mode: str, as_released: bool = False, **overrides: object) -> Settings:
+    """Return the settings of a mode; overrides that are not None replace single ones.
+
+    Raises:
+        ValueError: an unknown mode, option or choice, or a number that cannot be.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode = {mode}: must be one of {', '.join(MODES)}")
+    chosen = (AS_RELEASED.get(mode, {}) if as_released else {}) | {k: v for k, v in overrides.items() if v is not None}
+    known = [field.name for field in fields(Settings)]
+    if unknown := [name for name in chosen if name not in known]:
+        raise ValueError(f"{unknown[0]}: is no option of the objective")
+    found = replace(MODES[mode], **{k: _frozen(v) for k, v in chosen.items()})
+    _check(found)
+    return found
+
+
+def _frozen(value: object) -> object:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _check(found: Settings) -> None:
+    for name, choices in CHOICES.items():
+        if getattr(found, name) not in choices:
+            raise ValueError(f"{name} = {getattr(found, name)}: must be one of {', '.join(map(str, choices))}")
+    for name in ("layers_per_step", "widths_per_step"):
+        if getattr(found, name) < -1:
+            raise ValueError(f"{name} = {getattr(found, name)}: must be -1 (all), 0 or more")
+    if found.first_layer not in (0, 1) or found.last_layer > -1:
+        raise ValueError("first_layer must be 0 or 1, and last_layer below 0: students lie below the last layer")
+    if found.kl_temperature < 0 or found.alignment_temperature <= 0:
+        raise ValueError("kl_temperature must not be below 0, and alignment_temperature must be above 0")
+    if found.widths is not None and len(set(found.widths)) < len(found.widths):
+        raise ValueError(f"widths = {list(found.widths)}: one stands there twice")
+    if found.width_weights is not None and len(found.width_weights) != len(found.widths or ()):
+        raise ValueError("width_weights must have as many entries as widths")
+
+
+def default_widths(found: Settings, width: int) -> tuple[int, ...]:
+    """Return the widths to draw from: those that are given, or a default.
+
+    It is the powers of two from 8 below the encoder's width, as in the authors' code, and that width as well where no
+    term of full width stands beside them; for Espresso 128, or half the width of a narrow encoder.
+
+    Raises:
+        ValueError: a width beyond the encoder's, or an encoder too narrow for the default.
+    """
+    if found.widths is not None:
+        chosen = found.widths
+    elif found.alignment != "none":
+        chosen = (min(128, width // 2),)
+    else:
+        chosen = tuple(2**power for power in range(3, width.bit_length()) if 2**power < width)
+        chosen += (width,) * (found.full_width == "none")
+    if not chosen or min(chosen) < 1 or max(chosen) > width:
+        raise ValueError(f"widths = {list(chosen)}: need at least one, from 1 to the encoder's {width}")
+    return chosen
+
+
+def default_pairs(num_layers: int, width: int) -> tuple[tuple[int, int], ...]:
+    """Return Starbucks's pairs (2, 32), (4, 64), (6, 128), (8, 256), (10, 512), (12, 768), scaled to an encoder.
+
+    Layers are sixths of the depth, rounded up; widths are width / 24, 1/12, 1/6, 1/3, 2/3 and 1, rounded down, even. Of
+    two pairs at one layer of a shallow encoder the wider stays.
+    """
+    widths = {}
+    for sixth, parts in enumerate((24, 12, 6, 3, 1.5, 1), 1):
+        widths[math.ceil(num_layers * sixth / 6)] = max(2, int(width / parts) // 2 * 2) if parts > 1 else width
+    return tuple(widths.items())
+
+
+def depth_weight(weighting: str, place: int, layer: int) -> float:
+    """Return a student's weight: 1, 1 / (1 + ln place), 1 / place, or ln(2 + layer).
+
+    `place` counts the layers that can be students from 1, which makes one rule of all codes: where they begin with the
+    output of the embeddings, its place is 1. Log is Espresso's, linear and growing (for the divergence) are those of
+    AnglE's second commit.
+    """
+    match weighting:
+        case "log":
+            return 1 / (1 + math.log(place))
+        case "linear":
+            return 1 / place
+        case "growing":
+            return math.log(2 + layer)
+    return 1.0
