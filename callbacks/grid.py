@@ -12,7 +12,7 @@ from matplotlib.image import imsave
 
 from callbacks.checkpoint import Validated
 from lightning_modules.core.checkpoint.errors import CheckpointError
-from lightning_modules.core.checkpoint.publish import discard_leftovers, temporary
+from lightning_modules.core.checkpoint.publish import temporary
 from lightning_modules.matryoshka2d import grid as grids
 from lightning_modules.matryoshka2d.grid_report import difference_map, headlines, heat_map, markdown, pixels
 
@@ -70,7 +70,8 @@ class Grid(Callback):
         self.folder, self.prefix = Path(trainer.default_root_dir) / FOLDER, "test_" if stage == "test" else ""
         self.beside = {name: baseline(name, given, self.prefix) for name, given in self.baselines.items()}
         if trainer.is_global_zero and stage == "fit":
-            discard_leftovers(self.folder)
+            for left in self.folder.glob(".*.tmp"):  # by a process that was killed
+                left.unlink(missing_ok=True)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
         """Show the grid of this step, if the validation has just measured one."""

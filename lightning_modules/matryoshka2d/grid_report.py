@@ -39,7 +39,7 @@ def headlines(grid: Grid, names: Sequence[str] | None = None) -> list[Key]:
         CheckpointError: a metric of that name is not measured.
     """
     if names is None:
-        return [key for key in grid.values if key[1] in HEADLINES][:MOST_SHOWN]
+        return ([key for key in grid.values if key[1] in HEADLINES] or list(grid.values))[:MOST_SHOWN]
     known = {f"{where}_{metric}": (where, metric) for where, metric in grid.values}
     for name in names:
         if name not in known:
@@ -97,6 +97,11 @@ def _drawn(grid: Grid, panels: Sequence[Panel], columns: int, colours: str, form
 
 
 def _panel(axis: Axes, grid: Grid, panel: Panel, colours: str, form: str) -> None:
+    axis.set_title(panel.title, fontsize=9)
+    if not np.isfinite(panel.table).any():
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, "not measured", ha="center", va="center", fontsize=8, transform=axis.transAxes)
+        return
     scale = Normalize(panel.low, panel.high if panel.high > panel.low else panel.low + 1e-9)
     shades = colormaps[colours](scale(np.ma.masked_invalid(panel.table)))
     axis.imshow(shades, aspect="auto", origin="lower")  # the deepest layer on top
@@ -104,7 +109,6 @@ def _panel(axis: Axes, grid: Grid, panel: Panel, colours: str, form: str) -> Non
         dark = shades[i, j, :3] @ (0.299, 0.587, 0.114) < 0.5 and math.isfinite(value)
         text = re.sub(r"^([+-]?)0\.", r"\1.", form.format(value)) if math.isfinite(value) else "-"
         axis.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    axis.set_title(panel.title, fontsize=9)
     axis.set_xticks(range(len(grid.dims)), map(str, grid.dims), fontsize=8)
     speed = grid.costs.sentences_per_second
     names = [f"{n} ({speed[n]:,.0f}/s)" if n in speed else str(n) for n in grid.layers]
