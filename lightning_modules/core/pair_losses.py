@@ -3,9 +3,9 @@
 Shape suffixes: C columns (0 the anchor or first text, 1 its positive or second text, the others hard negatives), B
 examples of the global batch, D width, R rows that a rank answers for, M candidates, P pairs.
 
-Every rank holds the table [C, B, D] of all vectors and gets its share of the loss: the sum of the shares over ranks, and
-of their gradients, is what one process would get. Losses that are a mean over rows take the rank's own rows; those that
-are one number of the whole batch are scaled by the rank's part of the rows.
+Every rank holds the table [C, B, D] of all vectors and gets its share of the loss: the sum of the shares over ranks,
+and of their gradients, is what one process would get. Losses that are a mean over rows take the rank's own rows; those
+that are one number of the whole batch are scaled by the rank's part of the rows.
 """
 
 from collections.abc import Callable
@@ -45,8 +45,7 @@ def unit(x: Tensor) -> Tensor:
     return x * (torch.where(alive, square, 1).rsqrt() * alive)
 
 
-def rows_of(own: slice, total: int) -> float:
-    """Return the part of the rows that a rank answers for."""
+def _part(own: slice, total: int) -> float:
     return (own.stop - own.start) / total
 
 
@@ -150,7 +149,7 @@ def cosent(table_CBD: Tensor, pairs: Pairs, scale: float | Tensor = 20.0) -> Ten
     """
     first_PD, second_PD, label_P = labelled_pairs(unit(table_CBD), pairs.label_B)
     loss = ordering_loss((first_PD * second_PD).sum(-1) * scale, label_P)
-    return loss * rows_of(pairs.own, table_CBD.shape[1])
+    return loss * _part(pairs.own, table_CBD.shape[1])
 
 
 def angle_score(first_PD: Tensor, second_PD: Tensor) -> Tensor:
@@ -177,7 +176,7 @@ def angle_loss(table_CBD: Tensor, pairs: Pairs, scale: float | Tensor = 20.0) ->
     """
     first_PD, second_PD, label_P = labelled_pairs(table_CBD, pairs.label_B)
     loss = ordering_loss(angle_score(first_PD, second_PD) * scale, label_P)
-    return loss * rows_of(pairs.own, table_CBD.shape[1])
+    return loss * _part(pairs.own, table_CBD.shape[1])
 
 
 @in_full_precision
@@ -198,7 +197,7 @@ def in_batch_nce(table_CBD: Tensor, pairs: Pairs, scale: float | Tensor = 20.0, 
     if integer_labels:
         target_TT = _targets_as_released(place_T, label_T.long())
     else:
-        target_TT = ((place_T ^ 1)[:, None] == place_T) * label_T.clamp(0, 1)[:, None]
+        target_TT = ((place_T ^ 1)[:, None] == place_T) * label_T.to(text_TD.dtype).clamp(0, 1)[:, None]
     rows = slice(2 * pairs.own.start, 2 * pairs.own.stop)
     itself_RT = place_T[rows, None] == place_T
     logits_RT = (text_TD[rows] @ text_TD.T * scale).masked_fill(itself_RT, -1e12)  # finite: the target there is 0
@@ -231,8 +230,8 @@ def angle(
     """Return AnglE's sum of three losses; what is given decides on the authors' format.
 
     A, two columns with labels: cosine_w CoSENT + ibn_w in-batch NCE + angle_w angle loss.
-    B, hard negatives: cosine_w CoSENT + ibn_w InfoNCE + angle_w angle loss, the positive of label 1 and the negatives of
-    0. With `cln_w` the middle is (ibn_w InfoNCE of the pairs + cln_w InfoNCE) / 2, as in release 0.6, which says C.
+    B, hard negatives: cosine_w CoSENT + ibn_w InfoNCE + angle_w angle loss, the positive of label 1, negatives of 0.
+    With `cln_w` the middle is (ibn_w InfoNCE of the pairs + cln_w InfoNCE) / 2, as in release 0.6, where this is C.
     C, two columns without labels: InfoNCE, whatever the weights.
     A term of weight 0 is not computed. Defaults are those of the recipe for NLI.
 
@@ -244,21 +243,17 @@ def angle(
         return info_nce(table_CBD, pairs, ibn_tau)
     if hard:
         pairs = pairs._replace(label_B=None)
-    terms: list[Tensor] = []
-    if cosine_w > 0:
-        terms.append(cosine_w * cosent(table_CBD, pairs, cosine_tau))
-    if not hard and ibn_w > 0:
-        terms.append(ibn_w * in_batch_nce(table_CBD, pairs, ibn_tau, integer_labels))
-    if hard and ibn_w > 0:
-        columns, weight = (None, ibn_w) if cln_w is None else (2, ibn_w / 2)
-        terms.append(weight * info_nce(table_CBD[:columns], pairs, ibn_tau))
-    if hard and cln_w:
-        terms.append(cln_w / 2 * info_nce(table_CBD, pairs, ibn_tau))
-    if angle_w > 0:
-        terms.append(angle_w * angle_loss(table_CBD, pairs, angle_tau))
-    if not terms:
+    terms = [
+        (cosine_w, lambda: cosent(table_CBD, pairs, cosine_tau)),
+        (0 if hard else ibn_w, lambda: in_batch_nce(table_CBD, pairs, ibn_tau, integer_labels)),
+        (ibn_w if hard and cln_w is None else 0, lambda: info_nce(table_CBD, pairs, ibn_tau)),
+        (ibn_w / 2 if hard and cln_w is not None else 0, lambda: info_nce(table_CBD[:2], pairs, ibn_tau)),
+        (cln_w / 2 if hard and cln_w is not None else 0, lambda: info_nce(table_CBD, pairs, ibn_tau)),
+        (angle_w, lambda: angle_loss(table_CBD, pairs, angle_tau)),
+    ]
+    if not any(weight > 0 for weight, _ in terms):
         raise ValueError("the AnglE loss needs a weight above 0")
-    return torch.stack(terms).sum()
+    return sum(weight * loss() for weight, loss in terms if weight > 0)
 
 
 @in_full_precision
