@@ -152,6 +152,18 @@ class Method(LightningModule):
         self.settle()
         counts = self._global_counts(micro_batches)
         logs = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+        totals, shares = self.learn(micro_batches, counts, logs)
+        self._update(totals if logs else None, micro_batches)
+        if self.divergence.spike_factor is not None:
+            self._share, self._batches = torch.stack(shares).double().sum(), micro_batches
+
+    def learn(
+        self, micro_batches: list[TextBatch], counts: dict[str, Tensor | float], logs: bool
+    ) -> tuple[Totals, list[Tensor]]:
+        """Give every parameter its gradient, one micro-batch after the other.
+
+        Returns the terms added up, if they are logged, and this rank's share of the loss in parts.
+        """
         totals, shares = Totals(), []
         with passes(self, len(micro_batches)) as contexts:
             for batch, context in zip(micro_batches, contexts, strict=True):
@@ -164,9 +176,7 @@ class Method(LightningModule):
                 shares.append(loss.detach())
                 if logs:
                     totals.add(found)
-        self._update(totals if logs else None, micro_batches)
-        if self.divergence.spike_factor is not None:
-            self._share, self._batches = torch.stack(shares).double().sum(), micro_batches
+        return totals, shares
 
     def forward(self, work: Callable[..., T], *arguments: object) -> T:
         """Call what runs the networks: `self(self.objective, ...)`.

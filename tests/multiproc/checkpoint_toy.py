@@ -64,6 +64,11 @@ class Run:
     dropout: float = 0.1  # of that method
     precision: str = "32-true"
     layers: tuple[bool, bool] = (False, False)  # of that method: run twice, compiled
+    toy: str = ""  # "pairs": the method of `pairs_toy` in its place
+    cached: bool = False  # of that one: runs its encoder twice
+    micro_batch_size: int = 4
+    learning_rate: float = 0.5
+    wrong_gather: bool = False
     num_workers: int = 0
     poison: tuple[int, float] | None = None  # (step, factor): on the last rank, its last micro-batch's loss
     divergence: dict | None = None
@@ -227,9 +232,9 @@ def trainer_of(run: Run) -> pl.Trainer:
 
 def launch(run: Run) -> tuple[pl.Trainer, Toy]:
     if run.strategy:
-        from tests.multiproc import strategies_toy
+        from tests.multiproc import pairs_toy, strategies_toy
 
-        return strategies_toy.launch(run)
+        return (pairs_toy if run.toy else strategies_toy).launch(run)
     trainer, toy = trainer_of(run), Toy(run)
     loader = DataLoader(Batches(trainer), batch_size=None)
     path = None if run.resume is None else str(run.resume)
@@ -305,7 +310,9 @@ def start(run: Run) -> list[int]:
     """Run all ranks to their end; when one dies, so do the others. Returns the exit codes."""
     os.environ["PYTHONPATH"] = str(ROOT)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.multiproc.checkpoint_toy", "tests.multiproc.strategies_toy"])
+    context.set_forkserver_preload(
+        ["tests.multiproc.checkpoint_toy", "tests.multiproc.strategies_toy", "tests.multiproc.pairs_toy"]
+    )
     run.folder.mkdir(exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
