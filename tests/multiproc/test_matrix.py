@@ -70,7 +70,7 @@ def interrupted(run: Run, cause: str, victim: str, moment: tuple[str, int]) -> R
     rank = {"first": 0, "last": last, "all": last if number == signal.SIGKILL else None}[victim]
     if victim == "all" and cause.split()[1] in ("begun", "trainer", "manifest", "synced", *EXISTS):
         rank = 0  # the others do not come by that point; they are killed when it is dead
-    alone = victim != "all"
+    alone = victim != "all" and run.world_size > 1
     codes = start(dataclasses.replace(run, kill=moment, kill_rank=rank, signal=number, leaves_others=alone))
     if number == signal.SIGTERM:
         assert codes in ([RESUMABLE] * run.world_size, [0] * run.world_size), output(run)
