@@ -2,6 +2,8 @@
 
 import os
 
+from datamodules.core import pair_rules
+
 MOST_GROUPED = 1 << 24
 
 
@@ -54,6 +56,7 @@ def streamed(streaming: bool, examples: str, grouping: int, num_workers: int) ->
 
 
 RULES = [
+    *pair_rules.RULES,
     (("data.sequence_length",), long_enough),
     (("data.validation_fraction",), share),
     (("data.length_grouping_steps",), not_negative),

@@ -51,14 +51,23 @@ def _fields(part: Key, fields: dict[str, Field], table: Table) -> list[str]:
     lines = []
     for name, field in fields.items():
         key = (*part, name)
-        inner = next((k for k in (field.kind, *field.kind.args) if isinstance(k, Kind) and k.name == "fields"), None)
+        below, inner = _inside(key, field.kind)
         given = value_at(table, key)
         lines.append(f"  --{'.'.join(key)} {_type(field.kind)}{_value(field, given)}")
         if field.text:
             lines.append(f"      {first_sentence(field.text)}")
         if inner:
-            lines += _fields(key, inner.fields, table)
+            lines += _fields(below, inner.fields, table)
     return lines
+
+
+def _inside(key: Key, kind: Kind) -> tuple[Key, Kind | None]:
+    """Return the mapping that a kind can be, and the key above its own: with NAME where there are several by name."""
+    members = [member for member in (kind, *kind.args) if isinstance(member, Kind)]
+    if found := next((member for member in members if member.name == "fields"), None):
+        return key, found
+    named = next((member.args[0] for member in members if member.name == "dict" and member.args), None)
+    return _inside((*key, "NAME"), named) if named else (key, None)
 
 
 def _type(kind: Kind) -> str:

@@ -13,6 +13,7 @@ Options = dict[str, Any]
 
 def one_kind(source: Any, sources: Any) -> str | None:
     """Pairs come from one source or from a mixture."""
+    sources = [name for name, options in (sources or {}).items() if options is not None]
     if not source and not sources:
         return "give a source, as data.source: pairs.csv or data.source: embedded, or several in data.sources"
     return "is given beside data.sources; take one out, as with --data.source null" if source and sources else None

@@ -88,6 +88,9 @@ class Check:
             self._complain(first, entry, f"{'.'.join(key)} is no mapping, expected {kind}")
         elif inner.name == "fields":
             self._fields(key, inner.fields)
+        elif has_options(inner):
+            for name in dict.fromkeys(path[len(key)] for path in below):
+                self._field((*key, name), Field(inner.args[0], REQUIRED, ""))
         elif below and not fits(inner, value := value_at(self.table, key)):
             first, entry = next(iter(below.items()))
             self._complain(key, Entry(value, entry.source), f"expected {kind}")
@@ -117,6 +120,12 @@ class Check:
             if name in signature.fields:
                 return f"; did you mean {'.'.join(part)}.{name}?"
         return meant(name, [*TOP])
+
+
+def has_options(kind: Kind) -> bool:
+    """Tell whether a kind is a mapping of names to mappings whose keys are known."""
+    inner = _mapping(kind.args[0]) if kind.name == "dict" and kind.args else None
+    return inner is not None and inner.name == "fields"
 
 
 def _mapping(kind: Kind) -> Kind | None:

@@ -9,6 +9,7 @@ import runpy
 from collections.abc import Callable
 from typing import Any
 
+from launch.config.overlay import nested, under
 from launch.config.parts import Parts
 from launch.config.read import Entry, Key, Table
 from launch.config.show import named
@@ -136,11 +137,25 @@ def ranks_of(table: Table) -> Entry | None:
     return Entry(count * nodes.value, ", ".join(sources))
 
 
+def _named(rules: list[Rule]) -> set[str]:
+    return {name for keys, _ in rules for name in keys}
+
+
+def _mapping(name: str, table: Table, bad: set[Key]) -> Entry | None:
+    """Return a key whose value stands in the table piece by piece, with the source of the first; None if one is bad."""
+    below = dict(under(table, tuple(name.split("."))))
+    if not below or not bad.isdisjoint(below):
+        return None
+    depth = name.count(".") + 1
+    return Entry(nested({key[depth:]: entry for key, entry in below.items()}), next(iter(below.values())).source)
+
+
 def broken(rules: list[Rule], table: Table, bad: set[Key], ranks: Entry | None) -> list[str]:
     """Return the complaints of all rules whose keys have good values."""
     known = {".".join(key): entry for key, entry in table.items() if key not in bad}
     if ranks:
         known["ranks"] = ranks
+    known |= {name: entry for name in _named(rules) - {*known} if (entry := _mapping(name, table, bad))}
     problems = []
     for keys, rule in rules:
         if all(key in known for key in keys) and (complaint := rule(*(known[key].value for key in keys))):
