@@ -213,8 +213,7 @@ def probes(task: TextClasses, vectors_MD: Tensor) -> Metrics:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    unit_MD = (vectors_MD.double() / lengths(vectors_MD, [vectors_MD.shape[1]])[0][:, None]).float().cpu()
-    train_ND, test_ND = unit_MD[task.train_N.cpu()].numpy(), unit_MD[task.test_N.cpu()].numpy()
+    train_ND, test_ND = (normalised(vectors_MD[t.to(vectors_MD.device)]) for t in (task.train_N, task.test_N))
     train_label, test_label = task.train_label_N.cpu().numpy(), task.test_label_N.cpu().numpy()
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
     nearest = KNeighborsClassifier(min(NUM_NEIGHBOURS, len(train_ND)), metric="cosine", algorithm="brute")
@@ -222,6 +221,12 @@ def probes(task: TextClasses, vectors_MD: Tensor) -> Metrics:
         warnings.simplefilter("ignore")  # of iterations that were used up
         fitted = {"accuracy": linear.fit(train_ND, train_label), "knn": nearest.fit(train_ND, train_label)}
     return {name: float(np.mean(model.predict(test_ND) == test_label)) for name, model in fitted.items()}
+
+
+def normalised(vectors_ND: Tensor) -> NDArray[np.float32]:
+    """Return vectors of length 1 on the host; zero vectors stay."""
+    length_N = lengths(vectors_ND, [vectors_ND.shape[1]])[0]
+    return (vectors_ND.double() / length_N[:, None]).float().cpu().numpy()
 
 
 # The table as a whole
