@@ -28,7 +28,7 @@ class Settings:
     widths_per_step: int = 1  # how many are drawn without replacement; -1 all, 0 none
     shared_widths: bool = True  # one draw for all layers, or one for each
     full_width: str = "all"  # where a term of full width stands beside those of drawn widths: none, last or all layers
-    normalise: bool = False  # scale a cut vector to length one before the base loss; changes distances, not cosines
+    normalise: bool = False  # scale vectors to length one, after the cut, before the base loss; cosines do not change
     # weights of the base losses
     last_weight: float = 1.0
     student_weight: float = 1.0
