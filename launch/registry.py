@@ -3,9 +3,14 @@
 MODELS = {
     "electra": "lightning_modules.electra.module.Electra",
     "finetune": "lightning_modules.finetune.module.Finetune",
+    "matryoshka2d": "lightning_modules.matryoshka2d.module.Matryoshka2d",
 }
 
-DATA = {"labelled": "datamodules.labelled.LabelledText", "text": "datamodules.text.TextCorpus"}
+DATA = {
+    "labelled": "datamodules.labelled.LabelledText",
+    "pairs": "datamodules.pairs.TextPairs",
+    "text": "datamodules.text.TextCorpus",
+}
 
 STRATEGIES = {
     "single": "launch.strategies.replicas.single",
@@ -20,6 +25,7 @@ CALLBACKS = {
     "checkpoint": "callbacks.checkpoint.Checkpoint",
     "divergence": "callbacks.divergence.Divergence",
     "electra_panel": "callbacks.electra_panel.ElectraPanel",
+    "grid": "callbacks.grid.Grid",
     "progress": "callbacks.progress.Progress",
     "throughput": "callbacks.throughput.Throughput",
     "validation": "callbacks.validation.Validation",

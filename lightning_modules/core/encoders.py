@@ -26,7 +26,7 @@ FLAT = (  # take the tokens of a micro-batch without padding
     *CAUSAL,
 )
 PADDED = ("deberta", "deberta-v2", "mpnet")  # have an attention of their own
-FROM_PAD = ("camembert", "roberta", "xlm-roberta")  # the first position is the one after that of padding
+FROM_PAD = ("camembert", "mpnet", "roberta", "xlm-roberta")  # the first position is the one after that of padding
 
 
 class Encoder(nn.Module):
@@ -57,6 +57,15 @@ class Encoder(nn.Module):
         """Width D of the vectors."""
         return self.config.hidden_size
 
+    @property
+    def max_tokens(self) -> int:
+        """Longest sequence."""
+        return self.config.max_position_embeddings - self._first_position
+
+    @property
+    def _first_position(self) -> int:
+        return self.config.pad_token_id + 1 if self.config.model_type in FROM_PAD else 0
+
     def forward(self, batch: TextBatch, layers: Iterable[int]) -> list[Tensor]:
         """Return the hidden states [T, D] of the given layers (0 to N) in one pass."""
         states, last_TD = self._flat(batch) if self.config.model_type in FLAT else self._padded(batch)
@@ -66,13 +75,12 @@ class Encoder(nn.Module):
         return getattr(self.network, self.final_norm_name)(hidden_TD) if self.final_norm_name else hidden_TD
 
     def _flat(self, batch: TextBatch) -> tuple[list[Tensor], Tensor]:
-        offset = self.config.pad_token_id + 1 if self.config.model_type in FROM_PAD else 0
         options = {"use_cache": False} if self.config.model_type in CAUSAL else {}
         if getattr(self.config, "type_vocab_size", 0) > 1:
             options["token_type_ids"] = batch["type_T"][None]
         found = self.network(
             batch["ids_T"][None],
-            position_ids=batch["position_T"][None] + offset,
+            position_ids=batch["position_T"][None] + self._first_position,
             layout=batch["layout"],
             output_hidden_states=True,
             **options,

@@ -7,13 +7,12 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.core.batches import LabelledBatch
 from lightning_modules.core.base import Method
 from lightning_modules.core.checkpoint.errors import CheckpointError
-from lightning_modules.core.checkpoint.verify import complete_steps
-from lightning_modules.core.encoder_sources import ENCODER, encoder_config, load_encoder
+from lightning_modules.core.encoder_sources import TakesEncoder, encoder_config, load_encoder
 from lightning_modules.core.export import save_network
 from lightning_modules.core.optim import parameter_groups
 from lightning_modules.core.terms import LossTerms
@@ -23,7 +22,7 @@ from lightning_modules.finetune import modeling, objective
 from lightning_modules.finetune.modeling import UntrainedEncoder
 
 
-class Finetune(Method):
+class Finetune(TakesEncoder, Method):
     """Fine-tuning of an encoder on labelled text, with learning rates by depth (ELECTRA, appendix B).
 
     Args:
@@ -63,7 +62,7 @@ class Finetune(Method):
         super().__init__()
         self.optimization(optimizer, learning_rate, weight_decay, adam_epsilon, schedule, warmup_steps, clip_norm)
         self.init_from = init_from
-        self.shape_from = init_from  # how the encoder is built: what a run that goes on has kept, else the source
+        self.shape_from = init_from
         self.goes_on = False
         # `launch export` hands over what stands in the file, the parser of `fit` the object
         self.untrained = UntrainedEncoder(**untrained) if isinstance(untrained, dict) else untrained
@@ -75,7 +74,7 @@ class Finetune(Method):
     def recall(self, run: Path) -> None:
         """Read the names of the classes that the data left in the run, where the model is built without data."""
         self.label_names = json.loads((run / "labels.json").read_text(encoding="utf-8"))
-        self.use_kept(run)
+        super().recall(run)
 
     def assume(self) -> None:
         """Take two classes: the data would know their names."""
@@ -86,26 +85,16 @@ class Finetune(Method):
         heads = ("model.network.classifier", "model.network.pooler", "model.network.bert.pooler", "model.output")
         return dict.fromkeys(heads, len(batch["lens"]))
 
-    def use_kept(self, run: Path) -> None:
-        """Build the encoder as the run's folder says, so that its source may be moved."""
-        if self.init_from and (run / ENCODER / "config.json").is_file():
-            self.shape_from = str(run / ENCODER)
-
     def configure_model(self) -> None:
-        """Build the networks; a new run keeps in its folder how its encoder is built."""
-        if self.model is not None:
-            return
-        run = Path(self.trainer.default_root_dir)
-        self.goes_on = bool(complete_steps(run / "checkpoints"))
-        if self.goes_on:
-            self.use_kept(run)
+        """Build the networks, and say early what cannot be exported."""
+        is_new = self.model is None
         super().configure_model()
-        if self.goes_on:
-            return
-        if self.head == "linear":
+        if is_new and not self.goes_on and self.head == "linear":
             rank_zero_warn("model.head = linear: this run cannot be exported; take hugging_face for that")
-        if self.init_from and self.trainer.is_global_zero:
-            self.model.network.config.save_pretrained(run / ENCODER)
+
+    def taken(self) -> PreTrainedModel:
+        """Return the network that is built like the source."""
+        return self.model.network
 
     def build(self, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> None:
         """Build the encoder as its source says, and a head for the classes of the data.

@@ -1,7 +1,8 @@
 """What the options of fine-tuning must agree on; checked before anything is built."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 
 def one_encoder(init_from: str | None, hidden_size: int) -> str | None:
@@ -9,11 +10,11 @@ def one_encoder(init_from: str | None, hidden_size: int) -> str | None:
     return "is given beside model.untrained; leave one of them out" if init_from else None
 
 
-def some_encoder(init_from: str | None, untrained: None) -> str | None:
+def some_encoder(init_from: str | None, untrained: Mapping[str, Any] | None) -> str | None:
     """Without an encoder there is nothing to fine-tune."""
-    return (
-        None if init_from else "must be the folder of a run, an exported folder or a hub name; or set model.untrained"
-    )
+    if init_from or untrained:
+        return None
+    return "must be the folder of a run, an exported folder or a hub name; or set model.untrained"
 
 
 def labels_fit(task: str, labels: str) -> str | None:

