@@ -143,11 +143,11 @@ def _named(rules: list[Rule]) -> set[str]:
 
 def _mapping(name: str, table: Table, bad: set[Key]) -> Entry | None:
     """Return a key whose value stands in the table piece by piece, with the source of the first; None if one is bad."""
-    below = dict(under(table, tuple(name.split("."))))
-    if not below or not bad.isdisjoint(below):
+    whole = tuple(name.split("."))
+    below = dict(under(table, whole))
+    if not below or any(key[: len(whole)] == whole for key in bad):
         return None
-    depth = name.count(".") + 1
-    return Entry(nested({key[depth:]: entry for key, entry in below.items()}), next(iter(below.values())).source)
+    return Entry(nested({key[len(whole) :]: entry for key, entry in below.items()}), next(iter(below.values())).source)
 
 
 def broken(rules: list[Rule], table: Table, bad: set[Key], ranks: Entry | None) -> list[str]:

@@ -1,0 +1,179 @@
+"""The sets that embeddings are judged on: what each form gives, one table of texts, and the real sets."""
+
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.core.loader import Batching, Evaluation
+from datamodules.core.pair_options import Columns, EvaluationSet, PairSource, Prompts
+from datamodules.core.tasks import PairClasses, Retrieval, Sts, TextClasses
+from datamodules.pairs import TextPairs
+from tests.pairs import REAL, jsonl, needs_real_sets, pairs, words
+
+
+def table(made: TextPairs, split: str = "val") -> list[str]:
+    """Read all texts of a split by their numbers, through the loader."""
+    found = {}
+    for step in made.evaluation(split):
+        for batch in step:
+            bounds = batch["layout"].cu_seqlens.tolist()
+            for row, number in enumerate(batch["sample_B"].tolist()):
+                assert number not in found
+                ids = batch["ids_T"][bounds[row] : bounds[row + 1]]
+                found[number] = made.tokenizer.decode(ids, skip_special_tokens=True)
+    assert sorted(found) == list(range(made.num_texts(split)))
+    return [found[number] for number in range(len(found))]
+
+
+def judged(folder: Path, sets: dict[str, EvaluationSet], **options: object) -> TextPairs:
+    source = jsonl(folder / "train.jsonl", [{"anchor": words(5 + n), "positive": words(50 + n)} for n in range(9)])
+    return pairs(folder, source=source, validation=sets, root=str(folder), **options)
+
+
+def test_similarity_and_pair_classes_share_their_texts(tmp_path: Path) -> None:
+    scored = [{"sentence1": words(5 + n % 3), "sentence2": words(60 + n, 7), "score": n / 2} for n in range(6)]
+    kinds = ("entailment", "neutral", "contradiction")
+    classed = [{"premise": words(5 + n % 3), "hypothesis": words(90 + n), "label": kinds[n % 3]} for n in range(6)]
+    jsonl(tmp_path / "s.jsonl", scored)
+    jsonl(tmp_path / "c.jsonl", classed)
+    sets = {
+        "similar": EvaluationSet("sts", "s.jsonl"),
+        "gone": None,
+        "nli": EvaluationSet("pair_classification", "c.jsonl", labels={"entailment": 1, "neutral": None, kinds[2]: 0}),
+    }
+    made = judged(tmp_path, sets)
+    sts, classes = made.tasks("val")
+    texts = table(made)
+    assert isinstance(sts, Sts) and isinstance(classes, PairClasses) and (sts.name, classes.name) == ("similar", "nli")
+    assert [texts[n] for n in sts.first_N] == [row["sentence1"] for row in scored]
+    assert [texts[n] for n in sts.second_N] == [row["sentence2"] for row in scored]
+    assert sts.score_N.tolist() == [row["score"] for row in scored]
+    kept = [row for row in classed if row["label"] != "neutral"]
+    assert [texts[n] for n in classes.first_N] == [row["premise"] for row in kept]
+    assert classes.label_N.tolist() == [1, 0, 1, 0]
+    assert len(texts) == len(set(texts)) == 3 + 6 + 4
+
+
+def test_retrieval_from_pairs(tmp_path: Path) -> None:
+    rows = [("w5", "w60", 1), ("w5", "w61", 0), ("w6", "w61", 0), ("w7", "w60", 1), ("w5", "w60", 0), ("w7", "w62", 1)]
+    jsonl(tmp_path / "a.jsonl", [{"question": q, "answer": a, "label": n} for q, a, n in rows])
+    jsonl(tmp_path / "b.jsonl", [{"question": q, "answer": a} for q, a, _ in rows[:2]])
+    made = judged(
+        tmp_path, {"qa": EvaluationSet("retrieval", "a.jsonl"), "plain": EvaluationSet("retrieval", "b.jsonl")}
+    )
+    task, plain = made.tasks("val")
+    texts = table(made)
+    assert isinstance(task, Retrieval)
+    assert [texts[n] for n in task.query_Q] == ["w5", "w7"], "nothing is relevant for w6"
+    assert [texts[n] for n in task.document_M] == ["w60", "w61", "w62"]
+    judgements = zip(task.judged_J.tolist(), task.document_J.tolist(), task.grade_J.tolist(), strict=True)
+    assert sorted(judgements) == [(0, 0, 1), (0, 1, 0), (1, 0, 1), (1, 2, 1)]
+    assert plain.grade_J.tolist() == [1, 1] and len(plain.query_Q) == 1
+
+
+@pytest.mark.parametrize("form", ["folder", "parts"])
+def test_retrieval_in_the_form_of_beir(tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    documents = [("d1", "w40", "w60"), ("d2", "", "w61"), ("d3", "", ""), ("d4", "w41", "")]
+    jsonl(folder / "corpus.jsonl.gz", [{"_id": name, "title": title, "text": text} for name, title, text in documents])
+    jsonl(folder / "queries.jsonl", [{"_id": 7, "text": "w5"}, {"_id": 8, "text": "w6"}, {"_id": 9, "text": "w7"}])
+    lines = ["query-id\tcorpus-id\tscore", "7\td1\t2", "7\td2\t-1", "9\td4\t1", "8\td2\t-1"]
+    (folder / "qrels/test.tsv").write_text("\n".join(lines) + "\n")
+    places = {"corpus": "corpus.jsonl.gz", "queries": "queries.jsonl", "qrels": "qrels/test.tsv"}
+    given = {"path": "beir"} if form == "folder" else {part: f"beir/{name}" for part, name in places.items()}
+    options = EvaluationSet("retrieval", **given, prompts=Prompts("w300 ", "w301 "))
+    made = judged(tmp_path, {"x": options})
+    (task,) = made.tasks("val")
+    texts = table(made)
+    assert [texts[n] for n in task.query_Q] == ["w300 w5", "w300 w7"]
+    assert [texts[n] for n in task.document_M] == ["w301 w40 w60", "w301 w61", "w301", "w301 w41"]
+    judgements = zip(task.judged_J.tolist(), task.document_J.tolist(), task.grade_J.tolist(), strict=True)
+    assert sorted(judgements) == [(0, 0, 2), (0, 1, 0), (1, 3, 1)]
+
+
+def test_grades_can_be_turned_round(tmp_path: Path) -> None:
+    jsonl(tmp_path / "c.jsonl", [{"_id": n, "text": words(60 + n)} for n in range(3)])
+    jsonl(tmp_path / "q.jsonl", [{"_id": "q", "text": "w5"}])
+    grades = [{"query-id": "q", "corpus-id": n, "score": score} for n, score in enumerate((1, 4, -1))]
+    jsonl(tmp_path / "r.jsonl", grades)
+    labels = {"1": 4.0, "4": 1.0, "-1": None}
+    options = EvaluationSet("retrieval", corpus="c.jsonl", queries="q.jsonl", qrels="r.jsonl", labels=labels)
+    (task,) = judged(tmp_path, {"x": options}).tasks("val")
+    assert (task.document_J.tolist(), task.grade_J.tolist()) == ([0, 1], [4, 1])
+
+
+def test_classes_for_probes(tmp_path: Path) -> None:
+    jsonl(tmp_path / "a.jsonl", [{"text": words(5 + n), "label": "ba"[n % 2]} for n in range(6)])
+    jsonl(tmp_path / "b.jsonl", [{"text": words(9 + n), "label": "ab"[n % 2]} for n in range(3)])
+    made = judged(tmp_path, {"topics": EvaluationSet("classification", "b.jsonl", "a.jsonl")})
+    (task,) = made.tasks("val")
+    texts = table(made)
+    assert isinstance(task, TextClasses)
+    assert [texts[n] for n in task.train_N] == [words(5 + n) for n in range(6)]
+    assert task.train_label_N.tolist() == [1, 0, 1, 0, 1, 0] and task.test_label_N.tolist() == [0, 1, 0]
+    assert len(texts) == 7, "w9 and w10 are in both parts"
+    own = EvaluationSet("classification", "embedded", "embedded", columns=Columns(label="topic"))
+    (articles,) = judged(tmp_path, {"topics": own}).tasks("val")
+    assert len(articles.train_N) > 9000 and len(articles.test_N) == 199 and articles.train_label_N.max() >= 10
+
+
+def test_texts_of_like_length_come_together_and_ranks_share_them(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    rows = [
+        {"sentence1": words(*range(5, 6 + draw.integers(9))), "sentence2": words(100 + n), "score": n}
+        for n in range(30)
+    ]
+    jsonl(tmp_path / "s.jsonl", rows)
+    made = judged(tmp_path, {"x": EvaluationSet("sts", "s.jsonl")}, num_workers=2)
+    batches = [batch for step in made.val_dataloader() for batch in step]
+    lens = list(chain(*(batch["lens"] for batch in batches)))
+    assert lens == sorted(lens, reverse=True) and lens[0] > lens[-1]
+    for world in (1, 2):
+        ranks = [Batching(8, 4, rank, world) for rank in range(world)]
+        steps = [Evaluation(made.suites["val"], batching, made.is_special()) for batching in ranks]
+        assert len({len(part) for part in steps}) == 1
+        shown = [batch for part in steps for step in map(part.__getitem__, range(len(part))) for batch in step]
+        numbers = [n for batch in shown if not batch.get("filler") for n in batch["sample_B"].tolist()]
+        assert sorted(numbers) == list(range(made.num_texts("val")))
+
+
+SETS = {
+    "stsb": EvaluationSet("sts", "stsb/dev.jsonl.gz"),
+    "sts12": EvaluationSet("sts", "sts12_15/sts12_test_not_in_stsb.jsonl.gz"),
+    "sick": EvaluationSet("sts", "sick/dev.jsonl.gz"),
+    "cranfield": EvaluationSet("retrieval", "cranfield", labels={"-1": 0, "1": 4, "2": 3, "3": 2, "4": 1}),
+    "trecqa": EvaluationSet("retrieval", "trecqa/dev.jsonl.gz"),
+    "mrpc": EvaluationSet("pair_classification", "glue_mrpc/dev.jsonl.gz"),
+    "nli": EvaluationSet(
+        "pair_classification", "nli_pairs/dev.jsonl.gz", labels={"entailment": 1, "neutral": 0, "contradiction": 0}
+    ),
+    "agnews": EvaluationSet("classification", "agnews/test.jsonl.gz", "agnews/train.jsonl.gz"),
+}
+
+
+@needs_real_sets
+def test_real_sets(tmp_path: Path) -> None:
+    only = {"entailment": 1.0, "neutral": None, "contradiction": None}
+    sources = {
+        "triplets": PairSource("nli_triplets/train.jsonl.gz"),
+        "pairs": PairSource("nli_pairs/train.jsonl.gz", labels=only),
+        "stsb": PairSource("stsb/train.jsonl.gz"),
+        "sick": PairSource("sick/train.jsonl.gz"),
+    }
+    made = pairs(tmp_path, sources=sources, validation=SETS, root=str(REAL), sequence_length=32)
+    known = {part.name: (len(part), part.num_columns) for part in made.parts}
+    assert known == {"triplets": (4984, 3), "pairs": (5742, 2), "stsb": (5749, 2), "sick": (4500, 2)}
+    sizes = {task.name: [len(tensor) for tensor in task[1:]] for task in made.tasks("val")}
+    assert sizes == {
+        "stsb": [1500] * 3, "sts12": [1608] * 3, "sick": [500] * 3, "mrpc": [500] * 3, "nli": [1608] * 3,
+        "cranfield": [225, 1400, 1837, 1837, 1837], "trecqa": [78, 1038, 1134, 1134, 1134],
+        "agnews": [10001, 10001, 7600, 7600],
+    }  # fmt: skip
+    cranfield = next(task for task in made.tasks("val") if task.name == "cranfield")
+    assert sorted(set(cranfield.grade_J.tolist())) == [0, 1, 2, 3, 4]
+    for _, step in zip(range(50), made.train_dataloader(), strict=False):
+        texts = [set(example) for batch in step for example in batch["key_CP"].T.tolist()]
+        assert len(set().union(*texts)) == sum(map(len, texts)), "no text in two examples"
