@@ -220,10 +220,10 @@ def alignment(
 
 def dependence(x_RD: Tensor) -> Tensor:
     """Return Espresso's matrix of dependence [D, D]: softmax over rows of X^T X / sqrt(D), uncentred."""
-    return torch.softmax(x_RD.T @ x_RD / x_RD.shape[1] ** 0.5, -1)
+    matrix_DD = torch.softmax(x_RD.T @ x_RD / x_RD.shape[1] ** 0.5, -1)
+    return matrix_DD.nan_to_num()  # decompositions stop with an error; a run that diverged has a policy for its loss
 
 
-@torch.no_grad()
 def exact_basis(x_RD: Tensor, width: int) -> Tensor:
     """Return U_k S_k [D, k] of the dependence matrix A, in float64, from the eigenvectors of A A^T.
 
@@ -240,7 +240,6 @@ def exact_basis(x_RD: Tensor, width: int) -> Tensor:
     return (vectors_DK * signs_1K * squares_D[-width:].flip(0).clamp(min=0).sqrt()).to(x_RD.dtype)
 
 
-@torch.no_grad()
 def random_basis(x_RD: Tensor, width: int, key: int) -> Tensor:
     """Return U_k S_k as the authors do, by randomised SVD (Halko et al., 2011), seeded by the key.
 

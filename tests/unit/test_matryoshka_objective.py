@@ -476,6 +476,27 @@ def test_compression_is_computed_in_float32_at_least(kind, dtype):
     torch.testing.assert_close(half["alignment"].value, full["alignment"].value, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_base_losses_get_float32_of_half_precision(mode):
+    stack, seen = {n: x.detach().bfloat16() for n, x in stack_of().items()}, []
+    drawn = draw(settings(mode), N, D, 0, 0)
+    needed = {n: stack[n] for n in layers_needed(drawn, N)}
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = objective(needed, drawn, lambda x: seen.append(x) or base(x), OWN, settings(mode))
+    assert {x.dtype for x in seen} == {part.value.dtype for part in parts.values()} == {torch.float32}
+    if MODES[mode].normalise:
+        assert max((x.norm(dim=-1) - 1).abs().max() for x in seen) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["exact", "random"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_vectors_that_are_not_finite_give_such_a_loss_and_no_error(kind, value):
+    stack = {n: x.detach().clone() for n, x in stack_of().items()}
+    stack[2][0, 1, 3] = value
+    chosen = settings("espresso", widths=[8], alignment=kind)
+    assert not total(objective(stack, draw(chosen, N, D, 0, 0), base, OWN, chosen)).isfinite()
+
+
 @pytest.mark.parametrize("kind", ["exact", "random"])
 def test_no_gradient_passes_through_the_compression(kind):
     chosen = settings("espresso", widths=[4], alignment=kind, last_weight=0.0)
