@@ -1,4 +1,4 @@
-"""A run of a few steps that writes down which tokens each rank saw: `data_toy.py FOLDER RANKS STEPS STREAMING`."""
+"""A run of a few steps that writes down which tokens each rank saw: `data_toy.py FOLDER RANKS STEPS KIND`."""
 
 import json
 import sys
@@ -8,7 +8,9 @@ import lightning
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
+from datamodules.core.pair_options import EvaluationSet
 from datamodules.core.wordpiece import TokenizerOptions, WordPieceTraining
+from datamodules.pairs import TextPairs
 from datamodules.text import TextCorpus
 
 
@@ -38,10 +40,9 @@ class Notes(lightning.LightningModule):
         self.validated += [place for micro_batch in counted for place in micro_batch["sample_B"].tolist()]
 
 
-def main(folder: Path, ranks: int, steps: int, streaming: bool) -> None:
-    """Train from the folder's checkpoint, if there is one, and write notes for each rank."""
-    made = []
-    data = TextCorpus(
+def corpus(folder: Path, streaming: bool) -> TextCorpus:
+    """Read the texts beside the folder."""
+    return TextCorpus(
         TokenizerOptions(train=WordPieceTraining(300)),
         8,
         2,
@@ -54,6 +55,27 @@ def main(folder: Path, ranks: int, steps: int, streaming: bool) -> None:
         num_prepare_processes=1,
         cache_dir=str(folder / "cache"),
     )
+
+
+def pairs(folder: Path) -> TextPairs:
+    """Read two sources of pairs beside the folder, and a set to judge by."""
+    return TextPairs(
+        TokenizerOptions(train=WordPieceTraining(300)),
+        8,
+        2,
+        sources={"a": "a.jsonl", "b": "b.jsonl"},
+        validation={"similar": EvaluationSet("sts", "b.jsonl")},
+        root=str(folder.parent),
+        sequence_length=32,
+        num_workers=1,
+        cache_dir=str(folder / "cache"),
+    )
+
+
+def main(folder: Path, ranks: int, steps: int, kind: str) -> None:
+    """Train from the folder's checkpoint, if there is one, and write notes for each rank."""
+    made = []
+    data = pairs(folder) if kind == "pairs" else corpus(folder, kind == "streaming")
     prepare = data.prepare_data
     data.prepare_data = lambda: made.append(prepare())
     trainer = lightning.Trainer(
@@ -81,4 +103,4 @@ def main(folder: Path, ranks: int, steps: int, streaming: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "streaming")
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
