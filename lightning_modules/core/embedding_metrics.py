@@ -6,6 +6,7 @@ coordinates, and equal texts have exactly equal cosines, whatever the widths, th
 Shape suffixes: M texts of the table, D coordinates, W widths (ascending), N pairs, Q queries, J judged documents.
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -21,7 +22,9 @@ Metrics = dict[str, float]
 CUTOFF = 10
 NUM_NEIGHBOURS = 5
 UNIFORMITY_TEXTS = 1024
-BLOCK = 1 << 22  # entries of a table that is held at once
+CHUNK = 1 << 18  # coordinates that are widened at once: what a cache holds
+BLOCK = 1 << 22  # cosines that are held at once
+SHORTEST = torch.finfo(torch.float64).tiny  # stands for the length of a zero vector
 
 
 def metrics_of(task: Task, vectors_MD: Tensor) -> Metrics:
@@ -57,11 +60,15 @@ def coordinates(dims: Sequence[int]) -> list[slice]:
     return [slice(low, high) for low, high in zip([0, *dims], dims, strict=False)]
 
 
+def rows_at_once(vectors_ND: Tensor) -> int:
+    """Return how many vectors are widened to float64 at once."""
+    return max(1, CHUNK // vectors_ND.shape[1])
+
+
 def lengths(vectors_ND: Tensor, dims: Sequence[int]) -> Tensor:
     """Return the Euclidean lengths [W, N] in float64; that of a zero vector is the smallest number, not zero."""
-    rows = max(1, BLOCK // vectors_ND.shape[1])
-    squares = [prefix_sums(part.double().square(), dims) for part in vectors_ND.split(rows)]
-    return torch.cat(squares, 1).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    squares = [prefix_sums(part.double().square(), dims) for part in vectors_ND.split(rows_at_once(vectors_ND))]
+    return torch.cat(squares, 1).sqrt().clamp(min=SHORTEST)
 
 
 def pair_cosines(vectors_MD: Tensor, first_N: Tensor, second_N: Tensor, dims: Sequence[int]) -> NDArray[np.float32]:
@@ -69,7 +76,7 @@ def pair_cosines(vectors_MD: Tensor, first_N: Tensor, second_N: Tensor, dims: Se
     text_U, row_2N = torch.cat([first_N, second_N]).to(vectors_MD.device).unique(return_inverse=True)
     vectors_UD = vectors_MD[text_U]
     length_WU, found = lengths(vectors_UD, dims), []
-    rows = max(1, BLOCK // vectors_MD.shape[1])
+    rows = rows_at_once(vectors_MD)
     for first, second in zip(*(half.split(rows) for half in row_2N.tensor_split(2)), strict=True):
         dot_WN = prefix_sums(vectors_UD[first].double() * vectors_UD[second].double(), dims)
         found.append((dot_WN / length_WU[:, first] / length_WU[:, second]).float())
@@ -145,7 +152,7 @@ def search(task: Retrieval, vectors_MD: Tensor, dims: Sequence[int]) -> list[tup
 def _cosines(queries_BD: Tensor, documents_MD: Tensor, length_WM: Tensor, dims: Sequence[int]) -> Iterator[Tensor]:
     length_WB = lengths(queries_BD, dims)
     dot_BM = queries_BD.new_zeros(len(queries_BD), len(documents_MD))
-    rows = max(1, BLOCK // documents_MD.shape[1])
+    rows = rows_at_once(documents_MD)
     for width, block in enumerate(coordinates(dims)):
         for dot, documents in zip(dot_BM.split(rows, 1), documents_MD[:, block].split(rows), strict=True):
             dot += queries_BD[:, block] @ documents.double().T
@@ -234,16 +241,14 @@ def normalised(vectors_ND: Tensor) -> NDArray[np.float32]:
 
 def anisotropy(vectors_MD: Tensor, dims: Sequence[int]) -> list[float]:
     """Return the mean cosine of two different texts, over all pairs (Ethayarajh 2019, section 3.4)."""
-    count, found = len(vectors_MD), []
-    for dim, length_M in zip(dims, lengths(vectors_MD, dims), strict=True):
-        sum_D, squares = vectors_MD.new_zeros(dim, dtype=torch.float64), 0.0
-        rows = max(1, BLOCK // dim)
-        for vectors, length in zip(vectors_MD[:, :dim].split(rows), length_M.split(rows), strict=True):
-            unit = vectors.double() / length[:, None]
-            sum_D += unit.sum(0)
-            squares += float(unit.square().sum())
-        found.append((float(sum_D @ sum_D) - squares) / max(1, count * (count - 1)))
-    return found
+    sum_WD, units_W = vectors_MD.new_zeros(len(dims), vectors_MD.shape[1], dtype=torch.float64), 0
+    for vectors in vectors_MD.split(rows_at_once(vectors_MD)):
+        length_WN = lengths(vectors, dims)
+        weight_WN = torch.where(length_WN > SHORTEST, 1 / length_WN, 0)
+        sum_WD += weight_WN @ vectors.double()
+        units_W = units_W + (weight_WN > 0).sum(1)
+    squares_W = torch.stack([sum_D[:dim].square().sum() for dim, sum_D in zip(dims, sum_WD, strict=True)])
+    return ((squares_W - units_W) / max(1, len(vectors_MD) * (len(vectors_MD) - 1))).tolist()
 
 
 def uniformity(vectors_MD: Tensor, dims: Sequence[int]) -> list[float]:
@@ -251,9 +256,11 @@ def uniformity(vectors_MD: Tensor, dims: Sequence[int]) -> list[float]:
 
     All pairs of at most 1,024 texts, taken at even distances from the table; nan where there is no pair.
     """
-    count = len(vectors_MD)
-    chosen = torch.linspace(0, count - 1, min(count, UNIFORMITY_TEXTS), dtype=torch.float64).round().long()
-    vectors = vectors_MD[chosen.to(vectors_MD.device)].double()
-    first, second = torch.triu_indices(len(vectors), len(vectors), 1, device=vectors.device)
-    cosines = (cosine[first, second].double() for cosine in _cosines(vectors, vectors, lengths(vectors, dims), dims))
-    return [float((4 * cosine_N - 4).exp().mean().log()) for cosine_N in cosines]
+    count = min(len(vectors_MD), UNIFORMITY_TEXTS)
+    chosen = torch.linspace(0, len(vectors_MD) - 1, count, dtype=torch.float64).round().long()
+    vectors, found = vectors_MD[chosen.to(vectors_MD.device)].double(), []
+    for cosine_BB in _cosines(vectors, vectors, lengths(vectors, dims), dims):
+        likeness_BB = (4 * cosine_BB - 4).exp()
+        total = likeness_BB.sum(dtype=torch.float64) - likeness_BB.diagonal().sum(dtype=torch.float64)
+        found.append(float((total / (count * (count - 1))).log()) if count > 1 else math.nan)
+    return found

@@ -49,7 +49,7 @@ def retrieval() -> Retrieval:
     """7 queries, one of them without a relevant document, 30 documents, grades up to 3."""
     judged = torch.tensor([3, 0, 0, 0, 1, 1, 2, 4, 5, 5, 6])
     document = torch.tensor([5, 1, 2, 29, 4, 8, 8, 0, 11, 12, 3])
-    grade = torch.tensor([1.0, 1, 3, 2, 1, 0, 2, 0, 1, 1, 3])
+    grade = torch.tensor([1.0, 1, 3, 2, 1, 0, 2, -1, 1, 1, 3])  # 0 and below: judged, and not relevant
     return Retrieval("search", torch.arange(7), torch.arange(10, 40), judged, document, grade)
 
 
@@ -198,6 +198,7 @@ def test_small_blocks_change_nothing(monkeypatch):
     whole = [by_width(task, vectors, dims, dims) for task in every_task()]
     around = [anisotropy(vectors, dims), uniformity(vectors, dims)]
     monkeypatch.setattr(embedding_metrics, "BLOCK", 64)
+    monkeypatch.setattr(embedding_metrics, "CHUNK", 64)
     assert [by_width(task, vectors, dims, dims) for task in every_task()] == whole
     np.testing.assert_allclose([anisotropy(vectors, dims), uniformity(vectors, dims)], around, rtol=1e-12)
 
@@ -232,6 +233,7 @@ def test_anisotropy_and_uniformity_are_means_over_pairs():
         between = [own[i, j] for i, j in itertools.combinations(range(TEXTS), 2)]
         assert anisotropy(vectors, [dim]) == pytest.approx([np.mean(between)], abs=1e-9)
         assert uniformity(vectors, [dim]) == pytest.approx([np.log(np.mean(np.exp(4 * np.array(between) - 4)))])
+    assert math.isnan(uniformity(vectors[:1], [4])[0]) and abs(anisotropy(vectors[:1], [4])[0]) < 1e-12
     unit = torch.nn.functional.normalize(table().double())
     paper = torch.pdist(unit).pow(2).mul(-2).exp().mean().log()  # as Wang and Isola print it
     assert uniformity(table(), [WIDTH])[0] == pytest.approx(paper.item(), abs=1e-6)
