@@ -2,7 +2,7 @@
 
 Shape suffixes: T tokens of a micro-batch (no padding), B sequences of a micro-batch; of pairs, P examples of a
 micro-batch and C columns, the texts of an example.
-This is the one module that `lightning_modules` and `datamodules` share, so it imports torch and typing only.
+Both `lightning_modules` and `datamodules` import this module, so it imports torch and typing only.
 """
 
 from itertools import pairwise
