@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from datamodules.core.corpus import content_hash
 from datamodules.core.errors import DataError
@@ -24,8 +24,9 @@ ANCHORS = ("anchor", "query", "question", "sentence1", "text1", "premise")
 POSITIVES = ("positive", "passage", "document", "answer", "response", "sentence2", "text2", "hypothesis", "context")
 NEGATIVE = re.compile(r"(?:hard_)?negative(?:_?(\d+))?")
 ROLES = ("anchor", "positive", "negatives")
-LABELS = ("score", "similarity", "label")  # the first one that is there
+LABELS = ("score", "similarity", "label")  # the first one that is there; where classes are wanted, the last
 MADE = {EMBEDDED: ("title", "sentence"), f"{EMBEDDED}:title": ("title",), f"{EMBEDDED}:sentence": ("sentence",)}
+Wanted = Literal["score", "class"]  # what a label is, where there must be one
 
 
 class Pair(NamedTuple):
@@ -71,8 +72,8 @@ def under(root: str | None, name: str) -> str:
     return str(path) if is_local or not is_hub_name(name) else name
 
 
-def roles_of(names: Iterable[str], columns: Columns, key: str, place: str, wants_label: bool) -> Roles:
-    """Find the columns of the texts and of the label among the names of a record.
+def roles_of(names: Iterable[str], columns: Columns, key: str, place: str, wanted: Wanted | None) -> Roles:
+    """Find the columns of the texts and of the label among the names of a record; `wanted` says that it must be there.
 
     Raises:
         DataError: one is missing, or several could be meant.
@@ -84,8 +85,8 @@ def roles_of(names: Iterable[str], columns: Columns, key: str, place: str, wants
         fitting = [given] if given else [name for name in names if name.lower() in usual]
         known = ", ".join(map(repr, names)) or "nothing"
         if not fitting or fitting[0] not in names:
-            wanted = f"{given!r}" if given else f"for the {role} ({', '.join(usual)})"
-            raise DataError(f"{place}: has no column {wanted}, only {known}; name it in data.{key}.columns.{role}")
+            lacking = f"{given!r}" if given else f"for the {role} ({', '.join(usual)})"
+            raise DataError(f"{place}: has no column {lacking}, only {known}; name it in data.{key}.columns.{role}")
         if len(fitting) > 1:
             several = " and ".join(map(repr, fitting))
             raise DataError(f"{place}: {several} could be the {role}; name one in data.{key}.columns.{role}")
@@ -93,10 +94,10 @@ def roles_of(names: Iterable[str], columns: Columns, key: str, place: str, wants
     for name in (negatives := negatives_of(names, columns)):
         if name not in names:
             raise DataError(f"{place}: has no column {name!r}, only {known}; correct data.{key}.columns.negatives")
-    label = label_of(names, columns)
-    if (label is None and wants_label) or (label is not None and label not in names):
-        wanted = f"{label!r}" if label else f"for the label ({', '.join(LABELS)})"
-        raise DataError(f"{place}: has no column {wanted}, only {known}; name it in data.{key}.columns.label")
+    label = label_of(names, columns, wanted)
+    if (label is None and wanted) or (label is not None and label not in names):
+        lacking = f"{label!r}" if label else f"for the label ({', '.join(LABELS)})"
+        raise DataError(f"{place}: has no column {lacking}, only {known}; name it in data.{key}.columns.label")
     return Roles((*found, *negatives), label, sure=bool(columns.label) or label != "label")
 
 
@@ -108,12 +109,13 @@ def negatives_of(names: list[str], columns: Columns) -> list[str]:
     return [name for _, name in sorted(found)]
 
 
-def label_of(names: list[str], columns: Columns) -> str | None:
+def label_of(names: list[str], columns: Columns, wanted: Wanted | None) -> str | None:
     """Find the column of the label; None when there is none or it is not wanted."""
     if columns.label is not None:
         return columns.label or None
     by_name = {name.lower(): name for name in reversed(names)}
-    return next((by_name[usual] for usual in LABELS if usual in by_name), None)
+    usual = LABELS[::-1] if wanted == "class" else LABELS
+    return next((by_name[name] for name in usual if name in by_name), None)
 
 
 @dataclass(frozen=True)
@@ -125,13 +127,13 @@ class Reading:
     key: str
     columns: Columns
     labels: dict[str, float | None] | None = None
-    wants_label: bool = False
+    wanted: Wanted | None = None
 
     def description(self, cache: Path) -> list[Any]:
         """Describe all that decides the pairs, for a fingerprint."""
         made = self.name if self.name in MADE else None
         files = [["".join(path.suffixes[-2:]), content_hash(path, cache)] for path in self.files]
-        return [made, files, asdict(self.columns), self.labels, self.wants_label]
+        return [made, files, asdict(self.columns), self.labels, self.wanted]
 
     def pairs(self, bad: Records) -> Iterator[Pair]:
         """Yield the pairs; bad records are refused, or counted in `bad`.
@@ -145,7 +147,7 @@ class Reading:
                 continue
             roles = None
             for place, record in records(path):
-                roles = roles or roles_of(record, self.columns, self.key, place, self.wants_label)
+                roles = roles or roles_of(record, self.columns, self.key, place, self.wanted)
                 pair = None
                 with forgiving(bad):
                     pair = self.pair(record, roles, place)
@@ -156,8 +158,8 @@ class Reading:
         """Name the columns that are read, as the first record has them."""
         if self.name in MADE:
             return (" or ".join(MADE[self.name]), "rest of the lead")
-        place, record = next(records(self.files[0]))
-        return roles_of(record, self.columns, self.key, place, self.wants_label).columns
+        place, record = next(found for path in self.files for found in records(path))
+        return roles_of(record, self.columns, self.key, place, self.wanted).columns
 
     def pair(self, record: dict[str, Any], roles: Roles, place: str) -> Pair | None:
         """Take a pair out of a record; None when its label says to leave it out."""

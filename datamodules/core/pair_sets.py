@@ -19,6 +19,7 @@ from datamodules.core.pair_options import Columns, EvaluationSet, Prompts
 from datamodules.core.pair_records import (
     MADE,
     Reading,
+    Wanted,
     forgiving,
     full_text,
     label_of,
@@ -89,7 +90,7 @@ class SetPlan:
             return self.classification(table, bad)
         if kind == "retrieval":
             return self.retrieval(table, bad)
-        pairs = [*self.reading(wants_label=True).pairs(bad)]
+        pairs = [*self.reading("score" if kind == "sts" else "class").pairs(bad)]
         first, second = (self.add(side, (pair.texts[side] for pair in pairs), table) for side in (0, 1))
         numbers = [pair.label for pair in pairs]
         if kind == "sts":
@@ -103,11 +104,11 @@ class SetPlan:
         self.refuse_same(numbers, "label")
         return {"first": first, "second": second, "label": np.array(numbers, np.int64)}
 
-    def reading(self, wants_label: bool) -> Reading:
+    def reading(self, wanted: Wanted | None) -> Reading:
         """Say how pairs are read."""
         options = self.options
         columns = Columns(self.columns.anchor, self.columns.positive, [], self.columns.label)
-        return Reading(str(options.path), self.files["path"], self.key, columns, options.labels, wants_label)
+        return Reading(str(options.path), self.files["path"], self.key, columns, options.labels, wanted)
 
     def refuse_same(self, values: list[Any], what: str) -> None:
         """Refuse a set with which nothing can be compared."""
@@ -121,7 +122,7 @@ class SetPlan:
         """Read queries, documents and judgements; queries for which nothing is relevant are left out."""
         if "corpus" in self.files:
             return self.beir(table, bad)
-        pairs = [*self.reading(wants_label=False).pairs(bad)]
+        pairs = [*self.reading(None).pairs(bad)]
         queries = number_of_each(pair.texts[0] for pair in pairs if pair.label > 0)
         documents = number_of_each(pair.texts[1] for pair in pairs)
         judged = [(queries[q], documents[d], label) for (q, d), label in pairs if q in queries]
@@ -216,7 +217,7 @@ class SetPlan:
             for place, record in records(path):
                 with forgiving(bad):
                     name = self.columns.anchor or next((name for name in TEXTS if name in record), TEXTS[0])
-                    label = label_of([*record], self.columns) or "label"
+                    label = label_of([*record], self.columns, "class") or "label"
                     text = full_text(record, name, f"{self.key}.columns.anchor", place)
                     yield text, word_of(present(record, label, f"{self.key}.columns.label", place)), place
 
@@ -236,20 +237,21 @@ def planned(sets: dict[str, EvaluationSet], group: str, split: str, root: str | 
     for name, options in sets.items():
         given = {part: found for part in ("path", "train", *BEIR) if (found := getattr(options, part)) is not None}
         if options.task == "retrieval" and "path" in given and (folder := local(under(root, given["path"]))).is_dir():
-            given = {**given, **beir_files(folder)}
+            parts = {**beir_files(folder), **given}
+            given = {part: parts[part] for part in BEIR} if parts.keys() >= {*BEIR} else given
         files = {part: located(path, root, "train" if part == "train" else split) for part, path in given.items()}
         plans.append(SetPlan(name, f"{group}.{name}", options, files, length))
     return plans
 
 
 def beir_files(folder: Path) -> dict[str, str]:
-    """Find corpus, queries and judgements in a folder in the form of BEIR; nothing where it is of another form."""
+    """Find corpus, queries and judgements in a folder in the form of BEIR, as far as they are there."""
     found = {}
     for part in BEIR:
         paths = sorted(path for pattern in (f"{part}.*", f"{part}/test.*") for path in folder.glob(pattern))
-        if readable := [str(path) for path in paths if format_of(path)]:
+        if readable := [str(path.absolute()) for path in paths if format_of(path)]:
             found[part] = readable[0]
-    return found if len(found) == len(BEIR) else {}
+    return found
 
 
 def read_sets(plans: list[SetPlan], table: Texts, bad: Records) -> tuple[Numbers, dict[str, Any]]:

@@ -58,6 +58,8 @@ class Encoder:
         encodings = self.core.encode_batch_fast(shown, add_special_tokens=False)
         for text, limit, encoding in zip(texts, limits, encodings, strict=True):
             ids, room = encoding.ids, limit - len(self.before) - len(self.after)
+            if room < 1:
+                raise DataError(f"data.sequence_length: of {limit} tokens all are special; allow more")
             partly = len(text) > MOST_CHARACTERS
             if partly and len(ids) < 2 * room:
                 ids, partly = self.core.encode(text, add_special_tokens=False).ids, False

@@ -79,6 +79,7 @@ def test_all_formats_give_the_same_pairs(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     jsonl(tmp_path / "parts/1.jsonl", TRIPLETS[:10])
     jsonl(tmp_path / "parts/2.jsonl", TRIPLETS[10:])
+    jsonl(tmp_path / "parts/0.jsonl", [])
     found = set()
     for name in ("a.jsonl.gz", "b.csv", "c.tsv", "d.parquet", "e.arrow", "parts", "parts/*.jsonl"):
         made = pairs(tmp_path, source=str(tmp_path / name))

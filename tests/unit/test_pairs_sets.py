@@ -29,7 +29,7 @@ def table(made: TextPairs, split: str = "val") -> list[str]:
 
 def judged(folder: Path, sets: dict[str, EvaluationSet], **options: object) -> TextPairs:
     source = jsonl(folder / "train.jsonl", [{"anchor": words(5 + n), "positive": words(50 + n)} for n in range(9)])
-    return pairs(folder, source=source, validation=sets, root=str(folder), **options)
+    return pairs(folder, source=source, validation=sets, **{"root": str(folder), **options})
 
 
 def test_similarity_and_pair_classes_share_their_texts(tmp_path: Path) -> None:
@@ -56,6 +56,14 @@ def test_similarity_and_pair_classes_share_their_texts(tmp_path: Path) -> None:
     assert len(texts) == len(set(texts)) == 3 + 6 + 4
 
 
+def test_of_a_score_and_a_class_each_task_takes_its_own(tmp_path: Path) -> None:
+    rows = [{"sentence1": words(5 + n), "sentence2": words(60 + n), "label": n % 2, "score": n} for n in range(4)]
+    jsonl(tmp_path / "s.jsonl", rows)
+    sets = {"a": EvaluationSet("sts", "s.jsonl"), "b": EvaluationSet("pair_classification", "s.jsonl")}
+    scored, classed = judged(tmp_path, sets).tasks("val")
+    assert (scored.score_N.tolist(), classed.label_N.tolist()) == ([0, 1, 2, 3], [0, 1, 0, 1])
+
+
 def test_retrieval_from_pairs(tmp_path: Path) -> None:
     rows = [("w5", "w60", 1), ("w5", "w61", 0), ("w6", "w61", 0), ("w7", "w60", 1), ("w5", "w60", 0), ("w7", "w62", 1)]
     jsonl(tmp_path / "a.jsonl", [{"question": q, "answer": a, "label": n} for q, a, n in rows])
@@ -73,19 +81,21 @@ def test_retrieval_from_pairs(tmp_path: Path) -> None:
     assert plain.grade_J.tolist() == [1, 1] and len(plain.query_Q) == 1
 
 
-@pytest.mark.parametrize("form", ["folder", "parts"])
-def test_retrieval_in_the_form_of_beir(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("form", ["folder", "parts", "both"])
+def test_retrieval_in_the_form_of_beir(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "beir"
     (folder / "qrels").mkdir(parents=True)
     documents = [("d1", "w40", "w60"), ("d2", "", "w61"), ("d3", "", ""), ("d4", "w41", "")]
     jsonl(folder / "corpus.jsonl.gz", [{"_id": name, "title": title, "text": text} for name, title, text in documents])
     jsonl(folder / "queries.jsonl", [{"_id": 7, "text": "w5"}, {"_id": 8, "text": "w6"}, {"_id": 9, "text": "w7"}])
     lines = ["query-id\tcorpus-id\tscore", "7\td1\t2", "7\td2\t-1", "9\td4\t1", "8\td2\t-1"]
-    (folder / "qrels/test.tsv").write_text("\n".join(lines) + "\n")
+    (folder / ("qrels/dev.tsv" if form == "both" else "qrels/test.tsv")).write_text("\n".join(lines) + "\n")
     places = {"corpus": "corpus.jsonl.gz", "queries": "queries.jsonl", "qrels": "qrels/test.tsv"}
     given = {"path": "beir"} if form == "folder" else {part: f"beir/{name}" for part, name in places.items()}
+    given = {"path": "beir", "qrels": "beir/qrels/dev.tsv"} if form == "both" else given
     options = EvaluationSet("retrieval", **given, prompts=Prompts("w300 ", "w301 "))
-    made = judged(tmp_path, {"x": options})
+    made = judged(tmp_path, {"x": options}, root=".")
     (task,) = made.tasks("val")
     texts = table(made)
     assert [texts[n] for n in task.query_Q] == ["w300 w5", "w300 w7"]

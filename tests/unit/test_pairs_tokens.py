@@ -100,6 +100,11 @@ def test_a_text_without_any_token_is_refused(tmp_path: Path) -> None:
     assert next(Encoder(wordpiece.load(framed, {}))([" "], [8])) == ([0], False)
 
 
+def test_a_length_that_holds_special_tokens_only_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="of 2 tokens all are special; allow more"):
+        next(Encoder(wordpiece.load(saved_tokenizer(tmp_path / "t"), {}))(["w5"], [2]))
+
+
 def test_a_causal_model_s_tokenizer_gives_batches_and_goes_into_the_run(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "a.jsonl", [{"anchor": "the", "positive": "a b"}] * 8)
     made = pairs(tmp_path, source=source, tokenizer=TokenizerOptions(with_template(tmp_path / "t", "<s> $A")))
