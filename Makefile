@@ -2,7 +2,7 @@
 # make demo   environment, then ELECTRA on real text: train, test, export
 # make test   environment, then the tests
 # make test-matrix   every strategy, stopped and moved, with the product itself: up to an hour on two cores
-# make test-slurm    a real SLURM of two nodes on this machine; installs it (apt) where it may: minutes
+# make test-slurm    a real SLURM of two nodes on this machine; installs it (apt) where it may: five minutes
 # make lint   format and lint checks
 # make gpu    GPU tests and a short bench card, with PYTHON=... (torch >= 2.10 there; no environment is made)
 

@@ -55,11 +55,15 @@ def kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def kill_at_step(process: subprocess.Popen, run: Path, step: int, seconds: int = 120) -> None:
-    """Kill a run by SIGKILL, all ranks at once, as soon as its metrics show a step."""
-    deadline = time.monotonic() + seconds
+def kill_at_step(process: subprocess.Popen, run: Path, step: int, saved: int = 0, seconds: int = 120) -> None:
+    """Kill a run by SIGKILL, all ranks at once, as soon as its metrics show a step and a checkpoint is complete.
+
+    Saves are asynchronous: without `saved` the newest one may be on its way.
+    """
+    deadline, file = time.monotonic() + seconds, run / "checkpoints" / f"step_{saved:08d}" / "manifest.json"
     while time.monotonic() < deadline and process.poll() is None:
-        if (run / "metrics.jsonl").exists() and any(line["step"] >= step for line in metrics(run)):
+        shown = (run / "metrics.jsonl").exists() and any(line["step"] >= step for line in metrics(run))
+        if shown and (not saved or file.exists()):
             break
         time.sleep(0.02)
     assert process.poll() is None, f"ended before step {step}:\n{process.stdout.read()}"

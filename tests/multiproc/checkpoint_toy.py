@@ -158,11 +158,15 @@ class Killer(pl.Callback):
 
     def __init__(self, run: Run) -> None:
         (self.moment, self.step), self.signal, self.raises = run.kill, run.signal, run.raises
+        self.due = step_folder(run.checkpoints, run.kill[1] // run.every_n_steps * run.every_n_steps)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
         if (self.moment, self.step) == ("step", trainer.global_step):
             if self.raises:
                 raise RuntimeError("the data are at fault")
+            deadline = time.monotonic() + 5
+            while self.signal == signal.SIGKILL and not self.due.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)  # saves are asynchronous; to be killed inside of one has points of its own
             os.kill(os.getpid(), self.signal)
 
     def on_before_backward(self, trainer: pl.Trainer, module: pl.LightningModule, loss: Tensor) -> None:

@@ -53,7 +53,7 @@ def test_validation_leaves_the_training_as_it_is(runs, tmp_path):
 @pytest.mark.parametrize("ranks", ["one", "two"])
 def test_a_killed_run_goes_on_bit_for_bit(runs, ranks, tmp_path):
     words = [*BASE, *(TWO if ranks == "two" else []), f"--run.dir={tmp_path / 'run'}"]
-    kill_at_step(start(*words), tmp_path / "run", 8)
+    kill_at_step(start(*words), tmp_path / "run", 8, saved=6)
     output = launch(*words)
     assert "going on after step 6" in output
     straight = runs(f"{ranks}-dropout")

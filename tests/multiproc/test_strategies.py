@@ -69,7 +69,7 @@ def test_two_processes_train_as_one(runs, strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_killed_run_goes_on_bit_for_bit(runs, strategy, tmp_path):
     command = [*words(strategy, 2), f"--run.dir={tmp_path / 'run'}"]
-    kill_at_step(start(*command), tmp_path / "run", 8)
+    kill_at_step(start(*command), tmp_path / "run", 8, saved=6)
     assert "going on after step 6" in launch(*command)
     straight = runs(strategy, 2)
     assert metrics(tmp_path / "run") == metrics(straight)
@@ -97,7 +97,7 @@ def test_layers_that_run_twice_and_are_compiled(runs, strategy, tmp_path):
 @pytest.mark.parametrize(("first", "ranks", "second", "other"), CROSSINGS)
 def test_a_run_goes_on_under_another_strategy(runs, first, ranks, second, other, tmp_path):
     run = f"--run.dir={tmp_path / 'run'}"
-    kill_at_step(start(*words(first, ranks), run), tmp_path / "run", 8)
+    kill_at_step(start(*words(first, ranks), run), tmp_path / "run", 8, saved=6)
     assert "going on after step 6" in launch(*words(second, other), run)
     assert_same_training(tmp_path / "run", runs("single", 1), 1e-5)
 
