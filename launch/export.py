@@ -1,16 +1,24 @@
 """`launch export RUN --out FOLDER`: a checkpoint of any strategy becomes Hugging Face folders, without an engine."""
 
 import argparse
+import ast
+import glob
 import os
+import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from launch.config.errors import ConfigError, short
 from launch.config.overlay import expanded
-from launch.config.resolved import CONFIG, resolve
+from launch.config.resolved import CONFIG, Resolved, resolve
+from launch.config.source import base_names, lookup
+
+METHODS_OWN = ("layers", "dim", "all_cells")  # flags that are handed to a method whose export() names them
 
 
 def main(words: list[str]) -> int:
@@ -20,11 +28,13 @@ def main(words: list[str]) -> int:
     if not os.path.isfile(run / CONFIG):
         raise ConfigError(f"{short(run)}: is not the folder of a run that has trained (it holds no {CONFIG})")
     check_out(out)
+    resolved = resolve(["--config", str(run / CONFIG)])
+    options = own_options(resolved, given)
     from datamodules.core.errors import DataError
     from lightning_modules.core.checkpoint.errors import CheckpointError
 
     try:
-        print(*export(run, out, given.step), sep="\n")
+        print(*export(resolved, run, out, given.step, options), sep="\n")
     except (CheckpointError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -60,10 +70,38 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to write; must not exist, or be empty")
     parser.add_argument("--step", metavar="N", help="step of the checkpoint, or best; by default the newest")
+    parser.add_argument("--layers", type=int, metavar="N", help="keep the first N layers; of methods that can be cut")
+    parser.add_argument("--dim", type=int, metavar="D", help="keep the first D coordinates of the vectors")
+    parser.add_argument("--all-cells", action="store_true", help="write every cell of the run's grid, as FOLDER/3x128")
     return parser.parse_args(words)
 
 
-def export(run: Path, out: Path, step: str | None) -> list[str]:
+def own_options(resolved: Resolved, given: argparse.Namespace) -> dict[str, Any]:
+    """Return the flags that the method itself acts on.
+
+    Raises:
+        ConfigError: its export() knows nothing of one.
+    """
+    options = {name: getattr(given, name) for name in METHODS_OWN if getattr(given, name) not in (None, False)}
+    known = parameters_of_export(resolved.parts.paths[("model",)])
+    kind = resolved.get("model.class")
+    unknown = [f"--{name.replace('_', '-')}" for name in options if name not in known]
+    if unknown:
+        raise ConfigError(*(f"{flag}: model.class = {kind} knows nothing of it; leave it out" for flag in unknown))
+    return options
+
+
+def parameters_of_export(path: str) -> list[str]:
+    """Return the names of the parameters of a class's export(), read from source."""
+    for name in base_names(path):
+        found = lookup(name)
+        for node in getattr(found[0] if found else None, "body", []):
+            if isinstance(node, ast.FunctionDef) and node.name == "export":
+                return [parameter.arg for parameter in (*node.args.args, *node.args.kwonlyargs)]
+    return []
+
+
+def export(resolved: Resolved, run: Path, out: Path, step: str | None, options: dict[str, Any]) -> list[str]:
     """Write the folder beside its place, move it there when it is whole, and return what to tell the user.
 
     Raises:
@@ -72,7 +110,7 @@ def export(run: Path, out: Path, step: str | None) -> list[str]:
     from transformers.utils import logging
 
     from datamodules.core.wordpiece import load
-    from launch.checkpoints import choose
+    from launch.checkpoints import choose, step_of
     from lightning_modules.core.checkpoint.reader import read_weights
     from lightning_modules.core.warm_start import load_weights
 
@@ -83,39 +121,79 @@ def export(run: Path, out: Path, step: str | None) -> list[str]:
         raise ConfigError(f"{run}: holds no checkpoint yet")
     if not (run / "tokenizer").is_dir():
         raise ConfigError(f"{run / 'tokenizer'}: is missing; the run keeps its tokenizer there")
-    tokenizer = load(run / "tokenizer")
-    module = build(run, tokenizer)
+    tokenizer = load(run / "tokenizer", {})  # what it must hold was asked when the run began
+    module = build(resolved, run, tokenizer, options)
     load_weights(module, read_weights(checkpoint), str(checkpoint))
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    known = parameters_of_export(resolved.parts.paths[("model",)])
+    facts = {name: value for name, value in {"run": run, "step": step_of(checkpoint)}.items() if name in known}
+    with beside(out) as part:
+        told = module.eval().export(part, tokenizer, **facts, **options) or []
+    lines = [f"exported {checkpoint.name} of {run}; every tensor was read back and compared", *told]
+    return lines + [f"  {call}" for call in opened_by(out)]
+
+
+@contextmanager
+def beside(out: Path) -> Iterator[Path]:
+    """Give a folder beside a place to write into, and move it there when it is whole.
+
+    What killed processes of this host have left there is removed.
+
+    Raises:
+        ConfigError: the disk is full, or the like.
+    """
+    stem = f".{out.name}.{os.uname().nodename}."
+    part = out.with_name(f"{stem}{os.getpid()}.part")
     try:
-        module.eval().export(part, tokenizer)
+        for left in out.parent.glob(f"{glob.escape(stem)}*.part"):
+            if not _runs(left.name.removeprefix(stem).removesuffix(".part")):
+                shutil.rmtree(left, ignore_errors=True)
+        yield part
         if out.exists():
             out.rmdir()
         part.rename(out)
-    except OSError as error:
-        raise ConfigError(f"--out {short(out)}: cannot be written: {error.strerror or error}") from None
+    except Exception as error:
+        found = re.search(r"(.*) \(os error \d+\)", str(error))  # how libraries written in Rust tell of it
+        if not isinstance(error, OSError) and not found:
+            raise
+        reason = found[1].rpartition(": ")[2] if found else getattr(error, "strerror", None) or error
+        raise ConfigError(f"--out {short(out)}: cannot be written: {reason}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    folders = sorted(path.parent for path in out.rglob("config.json"))
-    lines = [f"exported {checkpoint.name} of {run}; every tensor was read back and compared"]
-    return lines + [f'  AutoModel.from_pretrained("{folder}")' for folder in folders]
 
 
-def build(run: Path, tokenizer: object) -> object:
+def _runs(process: str) -> bool:
+    """Tell whether there is a process of that number."""
+    return process.isdecimal() and Path("/proc", process).exists()
+
+
+def opened_by(out: Path) -> list[str]:
+    """Say how each folder that was written is opened."""
+    sentences = {path.parent for path in out.rglob("modules.json")}
+    networks = {path.parent for path in out.rglob("config.json")} - sentences
+    plain = {folder for folder in networks if folder.parent not in sentences}
+    calls = [(folder, "SentenceTransformer") for folder in sentences]
+    calls += [(folder, "AutoModel.from_pretrained") for folder in plain]
+    return [f'{call}("{folder}")' for folder, call in sorted(calls)]
+
+
+def build(resolved: Resolved, run: Path, tokenizer: Any, options: dict[str, Any]) -> Any:
     """Build the method of a run, untrained, from the run's own configuration.
 
     Raises:
-        ConfigError: the method cannot be exported.
+        ConfigError: the method cannot be exported, or not so.
     """
     from lightning_modules.core.base import Method
 
-    resolved = resolve(["--config", str(run / CONFIG)])
     module_name, _, class_name = resolved.parts.paths[("model",)].rpartition(".")
-    options = {name: value for name, value in resolved.values["model"].items() if name != "class"}
     kind = getattr(import_module(module_name), class_name)
     if getattr(kind, "export", Method.export) is Method.export:
         raise ConfigError(f"model.class = {resolved.get('model.class')}: cannot be exported, it gives no export()")
-    method = kind(**options)
+    method = kind(**{name: value for name, value in resolved.values["model"].items() if name != "class"})
     method.recall(run)
+    if options:
+        try:
+            method.check_export(tokenizer, **options)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     method.build(tokenizer, resolved.get("data.sequence_length"))
     return method

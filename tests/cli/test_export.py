@@ -32,11 +32,11 @@ def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_method_without_export(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(resolve(["--config", TOY]).run_text())
+    resolved = resolve(["--config", TOY])
     with pytest.raises(
         ConfigError, match=r"model.class = tests.cli.toy.Toy: cannot be exported, it gives no export\(\)"
     ):
-        build(tmp_path, None)
+        build(resolved, tmp_path, None, {})
 
 
 def test_a_damaged_tokenizer_is_one_line(tmp_path: Path) -> None:

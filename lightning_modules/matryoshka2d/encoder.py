@@ -1,0 +1,253 @@
+"""Texts to vectors, by as many layers and coordinates as are wanted.
+
+Shape suffixes: M texts, B texts of a micro-batch, T their tokens, L layers, D coordinates.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from datamodules.core.batches import TextBatch, flat_layout
+from datamodules.core.packaged import shipped
+from lightning_modules.core import sentence_folder
+from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.verify import step_folder
+from lightning_modules.core.encoder_sources import load_encoder, method_of_run
+from lightning_modules.core.encoders import Encoder, layer_list
+from lightning_modules.core.pooling import pool
+from lightning_modules.core.sentence_folder import Form
+from lightning_modules.core.warm_start import checkpoint_of
+from lightning_modules.matryoshka2d.grid import Costs
+from lightning_modules.matryoshka2d.record import record_of
+
+
+class MatryoshkaEncoder:
+    """A sentence encoder that is run as deep as is asked for, and cut as narrow.
+
+    What it gives at a layer and a width is what an exported model of that size gives. A text is cut to `max_tokens`, as
+    in training; what it contains is text, also "[SEP]".
+
+    Attributes:
+        layers: layers N of the whole encoder; 0 is the output of the embeddings.
+        dim: width of the whole vectors.
+        max_tokens: longest text, in tokens, special ones included.
+        prompts: what stood in front of texts in training, by name; `encode(..., prompt=encoder.prompts["query"])`.
+
+    Args:
+        encoder: the network.
+        tokenizer: its tokenizer.
+        form: pooling, width, longest text and prompts.
+        device: where it runs; by default the GPU, if there is one.
+        dtype: of weights and arithmetic inside, e.g. torch.bfloat16; vectors are float32 anyway.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        tokenizer: PreTrainedTokenizerBase,
+        form: Form,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.encoder = encoder.to(self.device, dtype).eval().requires_grad_(False)
+        self.tokenizer, self.pooling, self.prompts = tokenizer, form.pooling, form.prompts
+        self.layers, self.dim, self.max_tokens = encoder.num_layers, form.dim, form.max_tokens
+        self._cuts: dict[int, Encoder] = {self.layers: self.encoder}
+
+    @classmethod
+    def from_run(
+        cls,
+        run: str | Path,
+        step: int | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "MatryoshkaEncoder":
+        """Take the encoder out of a run's folder, of its newest checkpoint or that of a step.
+
+        Raises:
+            CheckpointError: it is no run of 2D Matryoshka, or has no such checkpoint.
+        """
+        run = Path(run)
+        method, record = method_of_run(run), record_of(run, step or 0)
+        checkpoint = checkpoint_of(str(run)) if step is None else step_folder(run / "checkpoints", step)
+        if type(method).__name__ != "Matryoshka2d":
+            raise CheckpointError(f"{run}: is a run of {type(method).__name__}, not of 2D Matryoshka")
+        if checkpoint is None or not checkpoint.is_dir():
+            raise CheckpointError(f"{run}: holds no checkpoint{'' if step is None else f' of step {step}'}")
+        method.recall(run)
+        tokenizer = AutoTokenizer.from_pretrained(run / "tokenizer", trust_remote_code=False)
+        encoder = Encoder(method.encoder_config(tokenizer))
+        load_encoder(encoder.network, str(checkpoint))
+        form = Form(method.pooling, encoder.width, record.max_tokens, record.prompts)
+        return cls(encoder, tokenizer, form, device, dtype)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "MatryoshkaEncoder":
+        """Open what `launch export` wrote, or another folder of sentence-transformers that only pools and cuts.
+
+        Raises:
+            CheckpointError: it is none, or does more than that.
+        """
+        folder = shipped(str(folder))
+        form = sentence_folder.read(Path(folder))
+        encoder = Encoder(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        load_encoder(encoder.network, folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        longest = min(form.max_tokens or encoder.max_tokens, encoder.max_tokens)
+        return cls(encoder, tokenizer, form._replace(max_tokens=longest), device, dtype)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        layer: int | None = None,
+        dim: int | None = None,
+        batch_size: int = 32,
+        normalize: bool = True,
+        prompt: str = "",
+    ) -> NDArray[np.float32]:
+        """Return one vector for each text, in their order, [M, dim].
+
+        Args:
+            texts: a list of strings; the empty string is a text, of special tokens alone.
+            layer: how many layers are run; by default all.
+            dim: how many coordinates are kept; by default all.
+            batch_size: texts that are run together; those of like length are.
+            normalize: scale what is kept to length one.
+            prompt: stands in front of each text.
+
+        Raises:
+            TypeError: one string in place of a list, or something that is no string.
+            ValueError: the encoder has no such layer or width, or a text has no token at all.
+        """
+        layer, dim = self.layers if layer is None else layer, self.dim if dim is None else dim
+        if not 0 <= layer <= self.layers:
+            raise ValueError(f"layer = {layer}: the encoder has the layers 0 to {self.layers}")
+        if not 1 <= dim <= self.dim:
+            raise ValueError(f"dim = {dim}: the encoder has widths from 1 to {self.dim}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size = {batch_size}: must be 1 or more")
+        vectors_MD = self._table(self.first(layer), texts, [layer], batch_size, prompt)[0, :, :dim]
+        return (F.normalize(vectors_MD) if normalize else vectors_MD).numpy()
+
+    def table(self, texts: Sequence[str], layers: Iterable[int], batch_size: int = 32) -> Tensor:
+        """Return the whole vectors of several layers from one pass, neither cut nor scaled: [L, M, D] on the host."""
+        return self._table(self.encoder, texts, list(layers), batch_size, "")
+
+    @torch.inference_mode()
+    def _table(self, encoder: Encoder, texts: Sequence[str], layers: list[int], size: int, prompt: str) -> Tensor:
+        ids = self._ids(texts, prompt)
+        table_LMD = torch.zeros(len(layers), len(ids), encoder.width)
+        for rows in by_length(ids, size):
+            batch = flat_batch([ids[row] for row in rows], self.device)
+            pooled = [pool(hidden_TD, batch["layout"], self.pooling) for hidden_TD in encoder(batch, layers)]
+            table_LMD[:, rows] = torch.stack(pooled).float().cpu()
+        return table_LMD
+
+    def _ids(self, texts: Sequence[str], prompt: str) -> list[list[int]]:
+        if isinstance(texts, str):
+            raise TypeError("texts is one string; give a list of them")
+        texts = list(texts)
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{number}] is a {type(text).__name__}, not a string")
+        if not texts:
+            return []
+        shown = [prompt + text for text in texts]
+        ids = self.tokenizer(shown, truncation=True, max_length=self.max_tokens, split_special_tokens=True)["input_ids"]
+        for number, own in enumerate(ids):
+            if not own:
+                raise ValueError(f"texts[{number}] = {texts[number]!r}: has no token in this encoder's tokenizer")
+        return ids
+
+    def first(self, layers: int) -> Encoder:
+        """Return an encoder of the first layers alone, one at least; weights are shared with the whole one."""
+        layers = max(1, layers)
+        if layers not in self._cuts:
+            self._cuts[layers] = shallow(self.encoder, layers)
+        return self._cuts[layers]
+
+
+def shallow(encoder: Encoder, layers: int) -> Encoder:
+    """Return an encoder of the first layers that shares the weights; `core.encoders.cut` copies them."""
+    network = encoder.network
+    shared = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
+    found = copy.deepcopy(encoder, shared)
+    parent, _, name = layer_list(found.network).rpartition(".")
+    kept = list(found.network.get_submodule(layer_list(found.network)))[:layers]
+    setattr(found.network.get_submodule(parent), name, nn.ModuleList(kept))
+    found.config.num_hidden_layers = layers
+    return found
+
+
+def by_length(ids: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Yield the rows of micro-batches: longest texts first, so that a lack of memory shows at once."""
+    order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def flat_batch(ids: Sequence[Sequence[int]], device: torch.device) -> TextBatch:
+    """Lay texts end to end, longest first; the batch has what an encoder reads, without what training needs besides."""
+    lens = [len(own) for own in ids]
+    layout = flat_layout(lens)
+    place = torch.cat([torch.arange(length) for length in lens])
+    tensors = {name: value.to(device) for name, value in layout._asdict().items() if isinstance(value, Tensor)}
+    ids_T = torch.tensor(list(chain.from_iterable(ids)), device=device)
+    return {
+        "ids_T": ids_T,
+        "position_T": place.to(device),
+        "type_T": torch.zeros_like(ids_T),
+        "layout": layout._replace(**tensors),
+        "lens": lens,
+    }
+
+
+def measure_speed(
+    encoder: MatryoshkaEncoder,
+    texts: Sequence[str],
+    layers: Iterable[int] | None = None,
+    batch_size: int = 32,
+    repeats: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Costs:
+    """Measure how many texts a second are encoded by the first n layers, tokenisation included, and count parameters.
+
+    The layers take turns, so that what else the machine does hits them alike; of each the median counts.
+
+    Args:
+        encoder: the encoder.
+        texts: what to encode; a thousand or so, of the lengths that matter.
+        layers: which depths; by default 1 to all.
+        batch_size: texts that are run together.
+        repeats: measurements of each depth, after one that does not count.
+        clock: gives seconds.
+
+    Raises:
+        ValueError: no text.
+    """
+    layers = list(range(1, encoder.layers + 1) if layers is None else layers)
+    if not texts:
+        raise ValueError("texts is empty; give some to measure with")
+    seconds: dict[int, list[float]] = {layer: [] for layer in layers}
+    for layer in layers * (repeats + 1):
+        start = clock()
+        encoder.encode(texts, layer, batch_size=batch_size)  # ends on the host, so nothing of it is left to do
+        seconds[layer].append(clock() - start)
+    speed = {layer: len(texts) / float(np.median(taken[1:] or taken)) for layer, taken in seconds.items()}
+    size = {layer: sum(weight.numel() for weight in encoder.first(layer).parameters()) for layer in layers}
+    return Costs(speed, size)

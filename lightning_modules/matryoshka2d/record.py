@@ -1,0 +1,82 @@
+"""What a run's folder tells of a trained encoder: its options, prompts, newest grid."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.matryoshka2d.grid import Grid, read_csv
+
+GRIDS = "grid"  # the folder in which callbacks/grid.py writes
+PREFIXES = ("test_step_", "step_")  # of a step measured twice, the test comes first
+
+
+class Measured(NamedTuple):
+    """A grid that was written, where, on which split, and at which step."""
+
+    file: Path
+    split: str  # test or validation
+    step: int
+
+    def grid(self) -> Grid:
+        """Read it."""
+        return read_csv(self.file)
+
+
+class Record(NamedTuple):
+    """A run, the step of one of its checkpoints, and its configuration."""
+
+    folder: Path
+    step: int
+    options: dict[str, Any]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The options of the data."""
+        return self.options["data"]
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest text that was trained on, in tokens."""
+        return self.data["sequence_length"]
+
+    @property
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """The sources of pairs by name, each with its path; one alone has the name ''."""
+        given = self.data.get("sources") or {"": self.data.get("source")}
+        return {name: {"path": it} if isinstance(it, str) else it for name, it in given.items() if it}
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """What stood in front of queries and documents; where sources differ, the name of each stands before."""
+        found = {}
+        for name, source in self.sources.items():
+            given = source.get("prompts") or {}
+            found[name] = {"query": given.get("anchor") or "", "document": given.get("positive") or ""}
+        alike = all(prompts == next(iter(found.values())) for prompts in found.values())
+        named = {f"{name}_{role}" if not alike else role: p for name, own in found.items() for role, p in own.items()}
+        return named if any(named.values()) else {}
+
+    def grids(self) -> list[Measured]:
+        """Return the grids of the run, the one to be shown first: of the own step, then of later ones first."""
+        found = [
+            Measured(file, "test" if prefix.startswith("test") else "validation", int(digits))
+            for prefix in PREFIXES
+            for file in (self.folder / GRIDS).glob(f"{prefix}*.csv")
+            if (digits := file.stem.removeprefix(prefix)).isdecimal()
+        ]
+        return sorted(found, key=lambda it: (it.step != self.step, -it.step, it.split))
+
+
+def record_of(run: Path, step: int) -> Record:
+    """Read what a run's folder tells.
+
+    Raises:
+        CheckpointError: it holds no configuration of a run with data.
+    """
+    try:
+        options = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        return Record(run, step, {**options, "data": {**options["data"]}})
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{run}: is not the whole folder of a run ({error})") from None
