@@ -4,11 +4,12 @@ Shape suffixes: P examples of a micro-batch, B of the global batch, C columns of
 last one, its students, and the fixed teacher if there is one), L layers of the grid, D width.
 """
 
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.core.batches import PairBatch, TextBatch
 from lightning_modules.core.base import TRAIN
@@ -103,10 +104,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         Raises:
             CheckpointError: there is no such encoder, or the sequences are too long for it.
         """
-        if self.untrained is not None:
-            config = self.untrained.config(tokenizer)
-        else:
-            config = encoder_config(self.shape_from, tokenizer)
+        config = self.encoder_config(tokenizer)
         self.model = Embedder(config, self.pooling, self.loss.scale if self.loss.learn_scale else None)
         if sequence_length > (longest := self.model.encoder.max_tokens):
             raise CheckpointError(f"data.sequence_length = {sequence_length}: the encoder has {longest} positions")
@@ -116,6 +114,12 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
             self._teacher = [self._fixed(tokenizer)]
         drawn = objective.draw(self.settings, self.num_layers, self.width, self.seed, 0)
         self.term_names = {cell.name for cell in objective.plan(self.settings, drawn, self.num_layers, self.width)}
+
+    def encoder_config(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+        """Return how the encoder is built."""
+        if self.untrained is not None:
+            return self.untrained.config(tokenizer)
+        return encoder_config(self.shape_from, tokenizer)
 
     def _fixed(self, tokenizer: PreTrainedTokenizerBase) -> Encoder:
         with unpartitioned():
@@ -218,3 +222,40 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         self.grid = grid.measured(self._vectors.join(), self._cells, self._tasks)
         del self._vectors
         return {f"{prefix}/{name}": value for name, value in self.grid.largest().items()}
+
+    # Export of a cut model
+
+    def check_export(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        layers: int | None = None,
+        dim: int | None = None,
+        all_cells: bool = False,
+    ) -> None:
+        """Refuse a cell that the encoder has not, before it is built.
+
+        Raises:
+            ValueError: the flag, its value, the rule.
+        """
+        from lightning_modules.matryoshka2d import export as cuts  # no training needs it
+
+        config = self.encoder_config(tokenizer)
+        cuts.check(config.num_hidden_layers, config.hidden_size, layers, dim, all_cells)
+
+    def export(
+        self,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        run: Path,
+        step: int,
+        layers: int | None = None,
+        dim: int | None = None,
+        all_cells: bool = False,
+    ) -> list[str]:
+        """Write a sentence-transformers folder of the first layers and coordinates, or one for each cell of the grid.
+
+        Returns what to tell the user.
+        """
+        from lightning_modules.matryoshka2d import export as cuts
+
+        return cuts.export(self, folder, tokenizer, run, step, layers, dim, all_cells)
