@@ -78,6 +78,7 @@ class PairBatch(TextBatch):
     num_columns: int
     key_CP: Tensor  # int64, hash of each text with its prompt: equal texts have equal keys
     label_P: Tensor  # float32, score or label of the example; 1 where the data has none
+    has_labels: bool  # whether the source has any that is not 1
     source: str  # name of the source from which the batch was drawn
 
 

@@ -1,6 +1,7 @@
 """Batches of pairs: item s is a rank's share of global batch s, all columns of a micro-batch in one flat batch."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -28,6 +29,11 @@ class Part:
     def num_columns(self) -> int:
         """Texts of an example."""
         return self.store.arrays["text"].shape[1]
+
+    @cached_property
+    def has_labels(self) -> bool:
+        """Whether an example has a score or label other than 1."""
+        return bool((self.store.arrays["label"] != 1).any())
 
     def keys(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Look the keys of the texts of some examples up, [E, C]."""
@@ -91,5 +97,6 @@ def collate_pairs(
         "num_columns": part.num_columns,
         "key_CP": torch.from_numpy(part.store.arrays["key"][text_CP]),
         "label_P": torch.from_numpy(part.store.arrays["label"][samples_P]),
+        "has_labels": part.has_labels,
         "source": part.name,
     }

@@ -1,6 +1,6 @@
 """The loss of pairs that a configuration names, ready to be called on any cut of the vectors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -25,13 +25,13 @@ class LossOptions:
         mask_duplicates: of info_nce, leave out candidates that their text says are no negatives.
         false_negative_margin: of info_nce, leave out candidates nearer than the positive by that much; null for none.
         cosine_weight: of angle, weight of its CoSENT.
-        in_batch_weight: of angle, weight of its in-batch negatives.
+        in_batch_weight: of angle, weight of its in-batch negatives; null for 30, or what was released.
         hard_weight: of angle, weight of its in-batch and hard negatives as in release 0.6; null as before that.
-        angle_weight: of angle, weight of the difference of angles.
+        angle_weight: of angle, weight of the difference of angles; null for 1, or what was released.
         cosine_scale: of angle, factor of the cosines in its CoSENT.
         in_batch_scale: of angle, factor of the cosines among its negatives.
-        angle_scale: of angle, factor of the differences of angles.
-        integer_labels: of angle, cut labels to integers as the released code does.
+        angle_scale: of angle, factor of the differences of angles; null for 20, or what was released.
+        integer_labels: of angle, cut labels to integers among its negatives; null for no, or what was released.
         margin: of triplet, how much nearer the positive has to be.
         distance: of triplet.
     """
@@ -43,19 +43,41 @@ class LossOptions:
     mask_duplicates: bool = True
     false_negative_margin: float | None = None
     cosine_weight: float = 0.0
-    in_batch_weight: float = 30.0
+    in_batch_weight: float | None = None
     hard_weight: float | None = None
-    angle_weight: float = 1.0
+    angle_weight: float | None = None
     cosine_scale: float = 20.0
     in_batch_scale: float = 20.0
-    angle_scale: float = 20.0
-    integer_labels: bool = False
+    angle_scale: float | None = None
+    integer_labels: bool | None = None
     margin: float = 5.0
     distance: Literal["euclidean", "manhattan", "cosine"] = "euclidean"
 
-    def bound(self, pairs: Pairs, scale: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """Return the loss as a function of a table [C, B, d]: this rank's share; a learnt scale replaces the fixed."""
-        return partial(LOSSES[self.name], pairs=pairs, **self._arguments(self.scale if scale is None else scale))
+    def bound(
+        self, pairs: Pairs, scale: Tensor | None = None, released: Mapping[str, object] | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        """Return the loss as a function of a table [C, B, d]: this rank's share.
+
+        A learnt scale replaces the fixed one; `released` are numbers of the authors' code for what is null.
+        """
+        arguments = self._arguments(self.scale if scale is None else scale)
+        if self.name == "angle":
+            arguments = {name: value for name, value in arguments.items() if value is not None}
+            arguments = dict(released or {}) | arguments
+        return partial(LOSSES[self.name], pairs=pairs, **arguments)
+
+    def misfit(self, num_columns: int, has_labels: bool) -> str | None:
+        """Say why the loss cannot compare such examples."""
+        if self.name in ("cosent", "cosine_regression") and num_columns == 2 and not has_labels:
+            return f"has no scores or labels, which model.loss.name = {self.name} orders pairs by; take info_nce"
+        if self.name == "info_nce" and has_labels:
+            return (
+                "has labels other than 1, and model.loss.name = info_nce takes every pair for a positive; say which "
+                "are with labels: {WORD: 1, OTHER: null}, leave them out with columns: {label: ''}, or take cosent"
+            )
+        if self.name == "triplet" and num_columns < 3:
+            return "has no hard negatives, which model.loss.name = triplet needs; take info_nce"
+        return None
 
     def _arguments(self, scale: float | Tensor) -> dict[str, object]:
         if self.name == "info_nce":

@@ -26,12 +26,15 @@ class ObjectiveOptions:
         last_weight: weight of the last layer's losses.
         student_weight: weight of the other layers' losses.
         weighting: how that falls with the depth.
+        average: which losses are divided by the number of those layers.
         kl_weight: weight of the divergence from the last layer.
         kl_temperature: temperature of that divergence; 0 for none.
         kl_power: power of the temperature that multiplies it.
         kl_weighting: how its weight changes with the depth; growing is that of the improved code.
+        kl_width: take that divergence at full width or at the width drawn.
         detach_teacher: keep the last layer out of the gradient of the divergence.
         alignment: of espresso, compress by an exact decomposition or by a random one.
+        alignment_temperature: of espresso, temperature of the divergence in it.
         encoder_passes: 2 for students from a pass of their own, with other dropout.
         drop_duplicates: leave out examples with a text that the batch had before.
     """
@@ -49,12 +52,15 @@ class ObjectiveOptions:
     last_weight: float | None = None
     student_weight: float | None = None
     weighting: Weighting | None = None
+    average: Literal["none", "base", "all"] | None = None
     kl_weight: float | None = None
     kl_temperature: float | None = None
     kl_power: Literal[0, 1, 2] | None = None
     kl_weighting: Literal["uniform", "log", "linear", "growing"] | None = None
+    kl_width: Literal["full", "drawn"] | None = None
     detach_teacher: bool | None = None
     alignment: Literal["none", "exact", "random"] | None = None
+    alignment_temperature: float | None = None
     encoder_passes: Literal[1, 2] | None = None
     drop_duplicates: bool | None = None
 

@@ -45,9 +45,9 @@ def scale_is_used(learn_scale: bool, name: str) -> str | None:
     return "is for model.loss.name info_nce or cosent" if learn_scale and name not in ("info_nce", "cosent") else None
 
 
-def above_zero(number: float) -> str | None:
+def above_zero(number: float | None) -> str | None:
     """A scale is positive."""
-    return None if 0 < number < math.inf else "must be above 0 and finite"
+    return None if number is None or 0 < number < math.inf else "must be above 0 and finite"
 
 
 def not_negative(number: float) -> str | None:

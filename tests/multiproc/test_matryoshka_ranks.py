@@ -1,0 +1,110 @@
+"""2D Matryoshka under every strategy, through the command line: the mathematics of one process, stopped and gone on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.runs import kill_at_step, launch, metrics, optimizer_state, start, weights
+
+STEPS = 12
+BASE = [
+    *("fit", "--config", "configs/matryoshka2d/debug.yaml", f"--trainer.max_steps={STEPS}"),
+    *("--callbacks.checkpoint.every_n_steps=3", "--callbacks.validation.every_n_steps=6"),
+]
+matrix = pytest.mark.matrix
+STRATEGIES = [pytest.param(name, marks=matrix) for name in ("zero1", "zero2", "zero3_offload", "fsdp")]
+MODES = [
+    "improved",
+    "espresso",
+    "starbucks",
+    "sentence_transformers",
+    "sentence_transformers_old",
+    "matryoshka_1d",
+    "plain",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Undisturbed runs by strategy, number of ranks and flags, each made once."""
+    made, folder = {}, tmp_path_factory.mktemp("runs")
+
+    def get(strategy: str = "single", ranks: int = 1, *flags: str) -> Path:
+        key = (strategy, ranks, *flags)
+        if key not in made:
+            made[key] = folder / f"{len(made)}"
+            launch(*words(strategy, ranks), *flags, f"--run.dir={made[key]}")
+        return made[key]
+
+    return get
+
+
+def words(strategy: str, ranks: int) -> list[str]:
+    return [*BASE, "--config", f"configs/strategy/{strategy}.yaml", f"--trainer.devices={ranks}"]
+
+
+def assert_same(ours: Path, theirs: Path, tolerance: float = 1e-5) -> None:
+    """Compare what was logged, and the weights; places in a search may differ where cosines are equal to rounding."""
+    mine, other = metrics(ours), metrics(theirs)
+    assert [line["step"] for line in mine] == [line["step"] for line in other] == list(range(1, STEPS + 1))
+    for line, expected in zip(mine, other, strict=True):
+        assert line.keys() == expected.keys()
+        for name, value in expected.items():
+            loose = 0.02 if name.startswith("val/") else tolerance
+            assert line[name] == pytest.approx(value, rel=loose, abs=max(1e-7, loose / 10)), (name, line["step"])
+    at_end, expected = weights(ours), weights(theirs)
+    assert at_end.keys() == expected.keys()
+    for name, weight in expected.items():
+        if "key.bias" not in name:  # its true gradient is zero
+            torch.testing.assert_close(at_end[name], weight, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("cached", ["false", "true"])
+@pytest.mark.parametrize("strategy", ["zero3", pytest.param("ddp", marks=matrix), *STRATEGIES])
+def test_two_ranks_train_as_one(runs, strategy, cached):
+    assert_same(runs(strategy, 2, f"--model.cached_gradients={cached}"), runs())
+
+
+@matrix
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_on_two_ranks(runs, mode):
+    flags = [f"--model.mode={mode}", "--model.loss.learn_scale=true"]
+    assert_same(runs("ddp", 2, *flags), runs("single", 1, *flags))
+    assert "model.scale.bias" in weights(runs("ddp", 2, *flags))
+
+
+@matrix
+@pytest.mark.parametrize("strategy", ["ddp", "zero3", "fsdp"])
+def test_two_passes_and_a_fixed_teacher(runs, strategy):
+    flags = ["--model.objective.encoder_passes=2", f"--model.fixed_teacher={runs()}", "--model.cached_gradients=true"]
+    ours = runs(strategy, 2, *flags)
+    assert_same(ours, runs("single", 1, *flags))
+    assert all(line["train/token_alignment"] > 0 for line in metrics(ours))
+    assert not any("teacher" in name for name in weights(ours)), "it is neither trained nor saved"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "ranks", "cached"),
+    [("ddp", 2, "true"), *(pytest.param(name, 2, "false", marks=matrix) for name in ("zero2", "zero3", "fsdp"))],
+)
+def test_a_killed_run_goes_on_bit_for_bit(runs, strategy, ranks, cached, tmp_path):
+    flag = f"--model.cached_gradients={cached}"
+    command = [*words(strategy, ranks), flag, f"--run.dir={tmp_path / 'run'}"]
+    kill_at_step(start(*command), tmp_path / "run", 8, saved=6)
+    assert "going on after step 6" in launch(*command)
+    straight = runs(strategy, ranks, flag)
+    assert metrics(tmp_path / "run") == metrics(straight)
+    ours, theirs = optimizer_state(tmp_path / "run"), optimizer_state(straight)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    grids = [sorted((run / "grid").glob("*.csv")) for run in (tmp_path / "run", straight)]
+    assert [file.read_text() for file in grids[0]] == [file.read_text() for file in grids[1]] and len(grids[0]) == 2
+
+
+@matrix
+@pytest.mark.parametrize(("first", "second"), [("zero3", "ddp"), ("fsdp", "zero2")])
+def test_a_run_goes_on_under_another_strategy_and_number_of_ranks(runs, first, second, tmp_path):
+    run = f"--run.dir={tmp_path / 'run'}"
+    kill_at_step(start(*words(first, 2), run), tmp_path / "run", 8, saved=6)
+    launch(*words(second, 1), run)
+    assert_same(tmp_path / "run", runs())
