@@ -5,15 +5,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_modules.matryoshka2d.encoder import MatryoshkaEncoder, measure_speed
     from lightning_modules.matryoshka2d.mteb_adapter import MtebEncoder
+    from lightning_modules.matryoshka2d.record import add_costs
 
-__all__ = ["MatryoshkaEncoder", "MtebEncoder", "measure_speed"]
+PLACES = {
+    "MatryoshkaEncoder": "encoder",
+    "MtebEncoder": "mteb_adapter",
+    "add_costs": "record",
+    "measure_speed": "encoder",
+}
+__all__ = ["MatryoshkaEncoder", "MtebEncoder", "add_costs", "measure_speed"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: the configuration's rules of this method must not bring torch with them."""
-    if name not in __all__:
+    if name not in PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    place = "mteb_adapter" if name == "MtebEncoder" else "encoder"
-    return getattr(import_module(f"{__name__}.{place}"), name)
+    return getattr(import_module(f"{__name__}.{PLACES[name]}"), name)

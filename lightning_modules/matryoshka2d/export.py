@@ -107,13 +107,16 @@ def every_cell(record: Record, num_layers: int, width: int) -> list[Cell]:
 
 
 def trained(settings: Settings, num_layers: int, width: int) -> dict[int, set[int]]:
-    """Return the widths that a run can have trained, by layer."""
+    """Return the widths on which a run puts a loss of pairs, at some step, by layer."""
     if settings.fixed_pairs:
         found = {layer: {dim} for layer, dim in settings.pairs or default_pairs(num_layers, width)}
-        return {**found, num_layers: {width} | found.get(num_layers, set())}
-    widths = {width, *(default_widths(settings, width) if settings.widths_per_step else ())}
-    students = range(settings.first_layer, num_layers + settings.last_layer + 1) if settings.layers_per_step else ()
-    return dict.fromkeys([*students, num_layers], widths)
+    else:
+        has_students, last = settings.layers_per_step, num_layers + settings.last_layer
+        students = range(settings.first_layer, last + 1) if has_students else ()
+        drawn = default_widths(settings, width) if settings.widths_per_step else ()
+        found = {layer: {*drawn} for layer in [*students, num_layers]}
+    whole = {"none": (), "last": (num_layers,), "all": [*found, num_layers]}[settings.full_width]
+    return {layer: found.get(layer, set()) | ({width} if layer in whole else set()) for layer in {*found, *whole}}
 
 
 def not_trained(settings: Settings, num_layers: int, width: int, cells: Iterable[Cell]) -> list[str]:

@@ -1,12 +1,15 @@
 """What a run's folder tells of a trained encoder: its options, prompts, newest grid."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
-from lightning_modules.matryoshka2d.grid import Grid, read_csv
+from lightning_modules.core.checkpoint.publish import temporary
+from lightning_modules.matryoshka2d.grid import Costs, Grid, csv_of, read_csv
 
 GRIDS = "grid"  # the folder in which callbacks/grid.py writes
 PREFIXES = ("test_step_", "step_")  # of a step measured twice, the test comes first
@@ -80,3 +83,23 @@ def record_of(run: Path, step: int) -> Record:
         return Record(run, step, {**options, "data": {**options["data"]}})
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
         raise CheckpointError(f"{run}: is not the whole folder of a run ({error})") from None
+
+
+def add_costs(run: str | Path, costs: Costs) -> list[Path]:
+    """Put speed and size of the layers beside the metrics of a run's grids; returns the CSV files.
+
+    Raises:
+        CheckpointError: the run has no grid, or one cannot be read or written.
+    """
+    files = [measured.file for measured in Record(Path(run), 0, {}).grids()]
+    if not files:
+        raise CheckpointError(f"{Path(run) / GRIDS}: holds no grid; run `test` with callbacks.grid there first")
+    for file in files:
+        part = temporary(file)
+        try:
+            part.write_text(csv_of(replace(read_csv(file), costs=costs)), encoding="utf-8")
+            os.replace(part, file)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise CheckpointError(f"{file}: could not be written ({error.strerror})") from error
+    return files
