@@ -33,6 +33,12 @@ POOLERS = {
 }
 OTHER_POOLERS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens")
 PADDING = ("pad_token", "eos_token", "unk_token", "bos_token")  # what can stand where nothing looks
+GENERAL_TOKENIZER = "TokenizersBackend", "PreTrainedTokenizerFast"  # how transformers 5 and 4 call the same
+AS_TRAINED = {
+    "padding_side": "right",
+    "split_special_tokens": True,
+    "model_input_names": ["input_ids", "attention_mask"],
+}
 POOLING, DENSE = "1_Pooling", "2_Dense"
 LARGEST_DIFFERENCE = 1e-5  # between vectors of length one
 
@@ -53,6 +59,8 @@ def write(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: 
         RuntimeError: a tensor that was read back differs.
     """
     save_network(network, folder, for_texts(tokenizer), form.max_tokens)
+    told = folder / "tokenizer_config.json"
+    _json(told, {**_read(told), "tokenizer_class": type(tokenizer).__name__.replace(*GENERAL_TOKENIZER)})
     width = network.config.hidden_size
     kinds = ["Transformer", "Pooling", *(["Dense"] if form.dim < width else []), "Normalize"]
     modules = [
@@ -77,11 +85,13 @@ def write(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: 
 def for_texts(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """Return a tokenizer that does with padded batches what ours does with flat ones.
 
-    Padding is on the right, where no position is counted from it; "[SEP]" in a text is characters.
+    Padding is on the right, where no position is counted from it; "[SEP]" in a text is characters; there is one
+    segment, so no number of it is handed over: GPT-2 would add the vector of a word for it.
     """
     tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.padding_side, tokenizer.split_special_tokens = "right", True
-    tokenizer.init_kwargs |= {"padding_side": "right", "split_special_tokens": True}  # what is saved are these names
+    for name, value in AS_TRAINED.items():
+        setattr(tokenizer, name, value)
+    tokenizer.init_kwargs |= AS_TRAINED  # of those names alone is anything saved
     known = [getattr(tokenizer, name) for name in PADDING] + [tokenizer.convert_ids_to_tokens(0)]
     tokenizer.pad_token = next(filter(None, known))
     tokenizer.backend_tokenizer.no_truncation()  # left behind by its last use, and saved with it
