@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,7 +26,7 @@ from lightning_modules.core.weights import initialise, unpartitioned
 from lightning_modules.core.whole_batch import NOTHING, Embedded, WholeBatchMethod
 from lightning_modules.matryoshka2d import grid, objective
 from lightning_modules.matryoshka2d.modeling import Embedder
-from lightning_modules.matryoshka2d.modes import settings
+from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED, settings
 from lightning_modules.matryoshka2d.options import ObjectiveOptions, UntrainedBert, given
 
 ALIGNED = "token_alignment"
@@ -92,6 +93,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         )
         self.loss = self.loss or LossOptions()
         self.settings = settings(mode, as_released, **given(changes or ObjectiveOptions()))
+        self.released = ANGLE_AS_RELEASED.get(mode) if as_released else None
         self.pooling, self.init_from, self.shape_from = pooling, init_from, init_from
         self.fixed_teacher = fixed_teacher
         self._teacher: list[Encoder] = []  # no submodule: it is neither trained nor saved
@@ -141,6 +143,20 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
 
     # Training
 
+    def on_fit_start(self) -> None:
+        """Refuse data that the loss cannot compare, and warn of what will not be trained.
+
+        Raises:
+            CheckpointError: naming the source, and what it lacks.
+        """
+        for part in self.trainer.datamodule.parts:
+            if problem := self.loss.misfit(part.num_columns, part.has_labels):
+                raise CheckpointError(f"data: source {part.name}: {problem}")
+        widths = {cell.width for cell in objective.plan(self.settings, self.drawn(), self.num_layers, self.width)}
+        offered = self.settings.widths or ()
+        if self.settings.full_width == "none" and self.width not in {*widths, *offered} and offered:
+            rank_zero_warn(f"model.objective.widths = {list(offered)}: the full width {self.width} is never trained")
+
     def drawn(self) -> objective.Draw:
         """Return the layers and widths of the step, the same on all ranks."""
         return objective.draw(self.settings, self.num_layers, self.width, self.seed, self.trainer.global_step)
@@ -177,20 +193,21 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
 
     def known(self, batch: PairBatch) -> dict[str, Tensor]:
         """Return the label of each example and the keys of its texts."""
-        return {"label_B": batch["label_P"], "key_BC": batch["key_CP"].T}
+        labels = {"label_B": batch["label_P"]} if batch["has_labels"] else {}
+        return labels | {"key_BC": batch["key_CP"].T}
 
     def compare(self, vectors_BX: Tensor, known: dict[str, Tensor], own: slice, scale: Tensor | None) -> LossTerms:
         """Return this rank's share of the step's terms."""
         drawn, key_CB, count = self.drawn(), known["key_BC"].T, own.stop - own.start
         tables = list(vectors_BX.permute(1, 2, 0, 3))  # each [C, B, D]
-        label_B, examples = known["label_B"], len(vectors_BX)
+        label_B, examples = known.get("label_B"), len(vectors_BX)
         if self.settings.drop_duplicates:
             rows, own = objective.first_occurrences(key_CB, own)
             tables = [table_CBD[:, rows] for table_CBD in tables]
-            label_B, key_CB = label_B[rows], key_CB[:, rows]
+            label_B, key_CB = label_B if label_B is None else label_B[rows], key_CB[:, rows]
         teacher_CBD = tables.pop() if self._teacher else None
         layers = objective.layers_needed(drawn, self.num_layers)
-        base = self.loss.bound(Pairs(own, label_B, key_CB), scale)
+        base = self.loss.bound(Pairs(own, label_B, key_CB), scale, self.released)
         parts = objective.objective(
             dict(zip(layers, tables, strict=True)), drawn, base, own, self.settings, teacher_CBD
         )
