@@ -82,7 +82,8 @@ def own_options(resolved: Resolved, given: argparse.Namespace) -> dict[str, Any]
     Raises:
         ConfigError: its export() knows nothing of one.
     """
-    options = {name: getattr(given, name) for name in METHODS_OWN if getattr(given, name) not in (None, False)}
+    told = {name: getattr(given, name) for name in METHODS_OWN}
+    options = {name: value for name, value in told.items() if value is not None and value is not False}
     known = parameters_of_export(resolved.parts.paths[("model",)])
     kind = resolved.get("model.class")
     unknown = [f"--{name.replace('_', '-')}" for name in options if name not in known]
