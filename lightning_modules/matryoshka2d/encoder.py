@@ -6,6 +6,7 @@ Shape suffixes: M texts, B texts of a micro-batch, T their tokens, L layers, D c
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from datamodules.core.batches import TextBatch, flat_layout
 from datamodules.core.packaged import shipped
@@ -106,7 +108,8 @@ class MatryoshkaEncoder:
         folder = shipped(str(folder))
         form = sentence_folder.read(Path(folder))
         encoder = Encoder(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-        load_encoder(encoder.network, folder)
+        with quiet():
+            load_encoder(encoder.network, folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         longest = min(form.max_tokens or encoder.max_tokens, encoder.max_tokens)
         return cls(encoder, tokenizer, form._replace(max_tokens=longest), device, dtype)
@@ -192,6 +195,17 @@ def shallow(encoder: Encoder, layers: int) -> Encoder:
     setattr(found.network.get_submodule(parent), name, nn.ModuleList(kept))
     found.config.num_hidden_layers = layers
     return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from warning of a pooler that it makes up, and that is not taken."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def by_length(ids: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
