@@ -45,6 +45,10 @@ class Parser(LightningArgumentParser):
         """Raise what the parser would print with its usage and exit code 2."""
         raise ConfigError(translated(message, self.resolved.table)) from ex
 
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Take no value for the name of a file with options: `source: pairs.csv` would be replaced by the content."""
+        return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
+
 
 def translated(message: str, table: Table) -> str:
     """Return a message of jsonargparse as one line that begins with the key, its value and its source.
