@@ -242,6 +242,11 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
 
     # Export of a cut model
 
+    def recall(self, run: Path) -> None:
+        """Build the encoder as the run's folder says; nothing is trained then, so the fixed teacher may be gone."""
+        super().recall(run)
+        self.fixed_teacher = None
+
     def check_export(
         self,
         tokenizer: PreTrainedTokenizerBase,

@@ -214,6 +214,14 @@ def test_a_cell_that_is_not_there_is_refused_before_a_network_is_built(options, 
     assert method.model is None
 
 
+def test_an_export_needs_no_teacher_any_more(tmp_path: Path) -> None:
+    whole, tokenizer = method_of("bert", tmp_path / "source")
+    method = Matryoshka2d(init_from=str(tmp_path / "source"), fixed_teacher=str(tmp_path / "gone"))
+    method.recall(run_folder(tmp_path / "run"))
+    method.build(tokenizer, LENGTH)
+    assert method.encoder_config(tokenizer).num_hidden_layers == whole.num_layers == 3
+
+
 def test_a_folder_that_reads_back_differently_is_no_export(tmp_path: Path) -> None:
     method, tokenizer = method_of("bert", tmp_path / "source")
     method.export(tmp_path / "out", tokenizer, run_folder(tmp_path / "run"), 9, 2, 12)
@@ -256,3 +264,13 @@ def test_a_run_whose_folder_is_not_whole_is_named(tmp_path: Path) -> None:
         record_of(tmp_path, 9)
     with pytest.raises(CheckpointError, match=r"grid: holds no grid; run `test` with callbacks.grid there first"):
         add_costs(tmp_path, Costs())
+
+
+def test_without_sentence_transformers_it_says_that_no_vector_was_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, tokenizer = method_of("bert", tmp_path / "source")
+    monkeypatch.setattr(sentence_folder, "find_spec", lambda name: None)
+    told = method.export(tmp_path / "out", tokenizer, run_folder(tmp_path / "run"), 9, 2, 12)
+    assert told == ["sentence-transformers is not installed, so no vector was compared"]
+    assert abs(opened(tmp_path / "out").encode(TEXTS) - cell(method, tokenizer, TEXTS, 2, 12)).max() <= 1e-5
