@@ -124,7 +124,8 @@ def read(folder: Path) -> Form:
         prompts = _read(known).get("prompts") or {} if known.is_file() else {}
         return Form(_pooler(folder, pooling), dim, sizes.get("max_seq_length"), prompts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{folder}: is no folder of sentence-transformers that can be read: {error!r}") from error
+        reason = getattr(error, "strerror", None) or repr(error)
+        raise CheckpointError(f"{folder}: is no folder of sentence-transformers that can be read ({reason})") from error
 
 
 def _read(path: Path) -> Any:

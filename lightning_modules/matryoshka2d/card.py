@@ -1,5 +1,6 @@
 """The model card of an exported encoder: what it is, how it was trained, what was measured, how it is used."""
 
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -126,8 +127,14 @@ def _cells(model: Exported) -> str:
     by_width: dict[tuple[int, ...], list[int]] = {}
     for layer, widths in sorted(model.trained.items()):
         by_width.setdefault(tuple(sorted(widths)), []).append(layer)
-    listed = {widths: (", ".join(map(str, layers)), ", ".join(map(str, widths))) for widths, layers in by_width.items()}
-    return "; ".join(f"layers {layers} at {widths}" for layers, widths in listed.values())
+    return "; ".join(
+        f"{'layers' if len(layers) > 1 else 'layer'} {_list(layers)} at {_list(widths)}"
+        for widths, layers in by_width.items()
+    )
+
+
+def _list(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _loss(method: "Matryoshka2d") -> str:

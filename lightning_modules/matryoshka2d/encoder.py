@@ -80,7 +80,7 @@ class MatryoshkaEncoder:
             CheckpointError: it is no run of 2D Matryoshka, or has no such checkpoint.
         """
         run = Path(run)
-        method, record = method_of_run(run), record_of(run, step or 0)
+        record, method = record_of(run, step or 0), method_of_run(run)
         checkpoint = checkpoint_of(str(run)) if step is None else step_folder(run / "checkpoints", step)
         if type(method).__name__ != "Matryoshka2d":
             raise CheckpointError(f"{run}: is a run of {type(method).__name__}, not of 2D Matryoshka")

@@ -271,6 +271,6 @@ def test_without_sentence_transformers_it_says_that_no_vector_was_compared(
 ) -> None:
     method, tokenizer = method_of("bert", tmp_path / "source")
     monkeypatch.setattr(sentence_folder, "find_spec", lambda name: None)
-    told = method.export(tmp_path / "out", tokenizer, run_folder(tmp_path / "run"), 9, 2, 12)
+    told = method.export(tmp_path / "out", tokenizer, run_folder(tmp_path / "run"), 9, 2, 8)
     assert told == ["sentence-transformers is not installed, so no vector was compared"]
-    assert abs(opened(tmp_path / "out").encode(TEXTS) - cell(method, tokenizer, TEXTS, 2, 12)).max() <= 1e-5
+    assert abs(opened(tmp_path / "out").encode(TEXTS) - cell(method, tokenizer, TEXTS, 2, 8)).max() <= 1e-5
