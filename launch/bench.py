@@ -16,17 +16,26 @@ from launch.config.resolved import flags
 BENCHES = {
     "electra": "launch.benches.electra",
     "data": "launch.benches.data",
+    "matryoshka2d": "launch.benches.matryoshka2d",
     "runtime": "launch.benches.runtime",
 }
-FOLDERS = {"electra": "benchmarks/electra/bench", "data": "benchmarks/data", "runtime": "benchmarks/runtime"}
-USAGE = """usage: python -m launch bench {electra,data,runtime} [--key value ...]
+FOLDERS = {
+    "electra": "benchmarks/electra/bench",
+    "data": "benchmarks/data",
+    "matryoshka2d": "benchmarks/matryoshka2d/bench",
+    "runtime": "benchmarks/runtime",
+}
+USAGE = """usage: python -m launch bench {electra,data,matryoshka2d,runtime} [--key value ...]
 
 electra: tokens a second of `fit` against a bare PyTorch loop and the Hugging Face Trainer, in the same process tree
 data: tokens a second of `prepare` against the bare tokenizer
+matryoshka2d: pairs a second of `fit` against SentenceTransformerTrainer, and what modes, cached gradients, the grid and
+  cut models cost
 runtime: two ranks; steps, saves, loads and starts of each strategy against the same strategy used by hand
 
   --out FOLDER        for results.json, report.md and ratios.png; by default benchmarks/electra/bench, benchmarks/data,
-                      benchmarks/runtime
+                      benchmarks/matryoshka2d/bench, benchmarks/runtime
+  --data.root FOLDER  matryoshka2d only; holds nli_triplets and stsb; else the embedded pairs are taken
   --device cpu|cuda   electra only; on a GPU sizes small and base in bf16
   --size NAMES        small, base, debug; several with commas
   --threads NUMBERS   threads of each system, by default 1,2
@@ -49,6 +58,7 @@ class Options:
     precisions: tuple[str, ...]
     rounds: int
     steps: int
+    root: str | None = None
 
     def tell(self, line: str) -> None:
         """Print where the bench stands."""
@@ -98,7 +108,7 @@ def options_of(given: dict[str, str], folder: Path) -> Options:
     Raises:
         ConfigError: a flag that does not exist, or a value that it cannot have.
     """
-    known = ("device", "size", "threads", "precision", "rounds", "steps", "quick")
+    known = ("device", "size", "threads", "precision", "rounds", "steps", "quick", "data.root")
     problems = [f"--{key}: no such flag of bench{meant(key, [*known, 'out'])}" for key in given if key not in known]
     quick, device = given.get("quick", "false") == "true", given.get("device", "cpu")
     on_gpu = device == "cuda"
@@ -136,6 +146,7 @@ def options_of(given: dict[str, str], folder: Path) -> Options:
         precisions,
         int(numbers["rounds"]),
         int(numbers["steps"]),
+        given.get("data.root"),
     )
 
 

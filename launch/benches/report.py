@@ -64,9 +64,9 @@ def card(results: dict[str, Any]) -> list[str]:
         "",
         *results["about"],
         "",
-        "## Speed, in tokens a second",
+        f"## Speed, in {results.get('unit', 'tokens')} a second",
         "",
-        *speed_table(results["settings"]),
+        *speed_table(results["settings"], f"{results.get('unit', 'tokens')}_per_s"),
         *(
             ["", "## Where the time goes", "", *time_table(results["settings"])]
             if "time" in results["settings"][0]
@@ -98,16 +98,17 @@ def comparison_table(comparisons: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def speed_table(settings: list[dict[str, Any]]) -> list[str]:
-    """Return the median speed of each system."""
-    names = list(settings[0]["tokens_per_s"])
+def speed_table(settings: list[dict[str, Any]], key: str) -> list[str]:
+    """Return the median speed of each system, one column for each that is in any setting."""
+    names = list(dict.fromkeys(name for found in settings for name in found[key]))
     lines = ["| setting | padding | cores | " + " | ".join(names) + " |", "|---" * (len(names) + 3) + "|"]
     for found in settings:
         padding = f"{found['pad_fraction']:.2f}" if "pad_fraction" in found else "-"
         speeds = " | ".join(
-            f"{found['tokens_per_s'][name]:,.0f}" if name in found["tokens_per_s"] else "-" for name in names
+            f"{found[key][name]:{',.0f' if found[key][name] >= 100 else '.3g'}}" if name in found[key] else "-"
+            for name in names
         )
-        lines.append(f"| {found['name']} | {padding} | {cores_in_use(found):.2f} | {speeds} |")
+        lines.append(f"| {found['name']} | {padding} | {cores_in_use(found, key):.2f} | {speeds} |")
     return [
         *lines,
         "",
@@ -115,9 +116,9 @@ def speed_table(settings: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def cores_in_use(setting: dict[str, Any]) -> float:
+def cores_in_use(setting: dict[str, Any], key: str) -> float:
     """Return the median of processor seconds a second in the turns of the first system."""
-    first = next(iter(setting["tokens_per_s"]))
+    first = next(iter(setting[key]))
     return median(turns[first]["cpu_seconds"] / turns[first]["seconds"] for turns in setting["rounds"])
 
 

@@ -35,7 +35,11 @@ class Turn:
     @property
     def tokens_per_s(self) -> float:
         """Real tokens a second."""
-        return self.counts["tokens"] / self.seconds
+        return self.per_second("tokens")
+
+    def per_second(self, unit: str) -> float:
+        """How many of what was counted a second."""
+        return self.counts[unit] / self.seconds
 
 
 class Gate:
@@ -179,9 +183,9 @@ def running(specs: list[Spec], threads: int, device: str, folder: Path) -> Itera
             system.end()
 
 
-def speeds_of(rounds: list[dict[str, Turn]]) -> dict[str, list[float]]:
-    """Return tokens a second of every round, by system."""
-    return {name: [turns[name].tokens_per_s for turns in rounds] for name in rounds[0]}
+def speeds_of(rounds: list[dict[str, Turn]], unit: str = "tokens") -> dict[str, list[float]]:
+    """Return tokens, or what else was counted, a second of every round, by system."""
+    return {name: [turns[name].per_second(unit) for turns in rounds] for name in rounds[0]}
 
 
 def records_of(rounds: list[dict[str, Turn]]) -> list[dict[str, dict[str, float]]]:
@@ -190,7 +194,12 @@ def records_of(rounds: list[dict[str, Turn]]) -> list[dict[str, dict[str, float]
 
 
 def alternate(
-    systems: list[System], rounds: int, steps: int, tell: Callable[[str], None], warm_up: int = WARM_UP_STEPS
+    systems: list[System],
+    rounds: int,
+    steps: int,
+    tell: Callable[[str], None],
+    warm_up: int = WARM_UP_STEPS,
+    unit: str = "tokens",
 ) -> list[dict[str, Turn]]:
     """Let every system take a turn in each round, in an order that is reversed from round to round."""
     for system in systems:
@@ -199,6 +208,6 @@ def alternate(
     for number in range(rounds):
         order = systems if number % 2 == 0 else systems[::-1]
         found.append({system.name: system.take_turn(steps) for system in order})
-        speeds = ", ".join(f"{system.name} {found[-1][system.name].tokens_per_s:,.0f}" for system in systems)
-        tell(f"round {number + 1}/{rounds}: tokens/s {speeds}")
+        speeds = ", ".join(f"{system.name} {found[-1][system.name].per_second(unit):,.0f}" for system in systems)
+        tell(f"round {number + 1}/{rounds}: {unit}/s {speeds}")
     return found

@@ -84,3 +84,20 @@ def test_quick_runtime(tmp_path):
     report = (tmp_path / "report.md").read_text()
     assert "## Saves and loads, in seconds" in report and "| fsdp | dcp |" in report
     assert "## From the start of two processes to the end of the first step" in report
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(900)
+def test_quick_matryoshka2d(tmp_path):
+    done = launch("bench", "matryoshka2d", "--quick", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    names = ["fp32, 1 thread, pairs", "evaluation, 1 thread, texts", "encoding, 1 thread, texts"]
+    assert [setting["name"] for setting in results["settings"]] == names
+    for turns in results["settings"][0]["rounds"]:  # the peer's texts are tokenised again, from our ids
+        assert turns["fit"]["tokens"] == turns["paper"]["tokens"] == turns["cached"]["tokens"]
+        assert turns["trainer"]["tokens"] == pytest.approx(turns["fit"]["tokens"], rel=0.02)
+        assert turns["trainer"]["pairs"] == turns["fit"]["pairs"] == 128
+    compared = [found["comparison"] for found in results["comparisons"]]
+    assert compared == ["fit / trainer", "paper / plain", "cached / kept", "grid / cell", "half / full"]
+    assert "## Speed, in units a second" in (tmp_path / "report.md").read_text()
