@@ -5,11 +5,13 @@ import shlex
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from launch.claims.arms import Arms, Stopped
-from launch.claims.plan import Claim, Size, read_claim, tasks_at
+from launch.claims.grid_plan import GridClaim, GridSize, grid_claim
+from launch.claims.plan import Claim, Size, claim_file, probe_claim, tasks_at
 from launch.config.errors import ConfigError, meant
 from launch.config.overlay import expanded
 from launch.config.resolved import flags
@@ -19,8 +21,8 @@ from launch.run_folder import read_json, write_json, write_whole
 USAGE = """usage: python -m launch claim METHOD [--size quick|cpu|gpu] [--key value ...]
 
 Runs the arms of configs/claims/METHOD.yaml (or of another claim's FILE.yaml) at equal compute over seeds, judges them
-by frozen probes and fine-tuning, and writes results.json, report.md and plots. A run that is finished is not run again,
-so the same command goes on after a stop. The exit code is 0 whatever was found.
+by frozen probes and fine-tuning, or by the grid of layers and widths, and writes results.json, report.md and plots. A
+run that is finished is not run again, so the same command goes on after a stop. The exit code is 0 whatever was found.
 
   --size NAME         quick: 3 minutes on two cores; cpu: an hour on two cores (default); gpu: half an hour on one card
   --data.root FOLDER  folder with the sets that the claim names; without it, tasks made from the embedded articles
@@ -47,14 +49,61 @@ def main(words: list[str]) -> int:
         raise ConfigError("claim: name a method, as `python -m launch claim electra`")
     if unknown := [key for key in given if key not in FLAGS]:
         raise ConfigError(f"--{unknown[0]}: unknown flag{meant(unknown[0], [*FLAGS], '--')}")
-    claim = read_claim(name)
+    claim = any_claim(name)
     command = shlex.join(["python", "-m", "launch", "claim", *words])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the runs are asked to save, as on Ctrl-C
     try:
-        return run_claim(claim, given, command)
+        return (run_grid_claim if isinstance(claim, GridClaim) else run_claim)(claim, given, command)
     except (KeyboardInterrupt, Stopped):
         print("stopped; the same command goes on from here", flush=True)
         return STOPPED
+
+
+def any_claim(name: str) -> Claim | GridClaim:
+    """Read a claim by the name of its method or its file; `judged_by: grid` tells the two kinds apart.
+
+    Raises:
+        ConfigError: there is none, or it is not written as it must be.
+    """
+    raw, where = claim_file(name)
+    judged_by = raw.pop("judged_by", "probes")
+    if judged_by not in ("probes", "grid"):
+        raise ConfigError(f"{where}: judged_by = {judged_by}: must be probes or grid")
+    return (grid_claim if judged_by == "grid" else probe_claim)(raw, where)
+
+
+def run_grid_claim(claim: GridClaim, given: dict[str, str], command: str) -> int:
+    """Run all parts of a claim that the grid judges, and write the folder."""
+    size_name, size, root = size_of(claim, given)
+    runs = Path(given.get("runs") or Path("runs", "claims", claim.method, size_name))
+    out = out_folder(claim, size_name, given)
+    print(f"claim: {' '.join(claim.statement.split())}", f"size {size_name}", sep="\n", flush=True)
+    began = time.perf_counter()
+    from launch.benches.report import machine
+
+    used = [part.settings.get("trainer", {}).get("accelerator") for part in size.parts.values()]
+    facts = machine("cuda" if "gpu" in used else "cpu")
+    from launch.claims import grid_experiment, grid_plots, grid_report
+
+    found, grids = grid_experiment.carried_out(claim, size, root, runs)
+    results = {
+        "method": claim.method,
+        "statement": claim.statement,
+        **{name: getattr(claim, name) for name in ("better", "worse", "highest_cost")},
+        "size": size_name,
+        "verdict": grid_experiment.overall(claim, size_name, found),
+        "command": command,
+        "machine": facts,
+        "minutes": (time.perf_counter() - began) / 60,
+        "not_done": grid_experiment.not_done(size, found),
+        "notes": [*claim.notes, *size.notes],
+        **found,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, part in found["parts"].items():
+        grid_plots.drawn(part, grids[name], claim.better, claim.worse, out, name)
+    finish(results, grid_report.card(results), grid_report.reading(results), out)
+    return DONE
 
 
 def run_claim(claim: Claim, given: dict[str, str], command: str) -> int:
@@ -97,7 +146,7 @@ def run_claim(claim: Claim, given: dict[str, str], command: str) -> int:
     return DONE
 
 
-def size_of(claim: Claim, given: dict[str, str]) -> tuple[str, Size, Path | None]:
+def size_of(claim: Claim | GridClaim, given: dict[str, str]) -> tuple[str, Size | GridSize, Path | None]:
     """Choose the size, with the seeds of the command line, and the data root.
 
     Raises:
@@ -113,14 +162,14 @@ def size_of(claim: Claim, given: dict[str, str]) -> tuple[str, Size, Path | None
         words = given["seeds"].split(",")
         if not all(word.strip().isdecimal() for word in words):
             raise ConfigError(f"--seeds {given['seeds']}: must be whole numbers with commas, as 1,2,3")
-        size = Size(**{**vars(size), "seeds": {arm: [int(word) for word in words] for arm in claim.arms}})
+        size = replace(size, seeds={arm: [int(word) for word in words] for arm in size.seeds})
     root = expanded(given["data.root"], "--data.root").resolve() if "data.root" in given else None
     if root is not None and not root.is_dir():
         raise ConfigError(f"--data.root {root}: is no folder; give the one with the sets, or leave it out")
     return name, size, root
 
 
-def out_folder(claim: Claim, size: str, given: dict[str, str]) -> Path:
+def out_folder(claim: Claim | GridClaim, size: str, given: dict[str, str]) -> Path:
     """Choose where the report goes; one of another size is not written over unless the user says so."""
     if "out" in given:
         return expanded(given["out"], "--out")
@@ -149,6 +198,11 @@ def write(results: dict[str, Any], runs: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     plots.curves(results, runs, out / "curves.png")
     plots.scores(results, out / "scores.png")
-    write_whole(out / "report.md", "\n".join(report.card(results)) + "\n")
+    finish(results, report.card(results), report.reading(results), out)
+
+
+def finish(results: dict[str, Any], card: list[str], reading: list[str], out: Path) -> None:
+    """Write results.json and report.md, and print where and what."""
+    write_whole(out / "report.md", "\n".join(card) + "\n")
     write_json(out / "results.json", results)
-    print(*report.reading(results), "", results["verdict"], f"written to {out}", sep="\n")
+    print(*reading, "", results["verdict"], f"written to {out}", sep="\n")

@@ -104,9 +104,7 @@ class Arms:
         write_whole(overlay, yaml.safe_dump(self.settings(arm, seed, learning_rate, steps), sort_keys=False))
         words = ("--config", self.base, "--config", str(overlay))
         run = Run(arm, seed, learning_rate, steps, self.folder / name, words)
-        stored = (read_json(run.folder / RUN_FILE) or {}).get("config_sha256")
-        if stored and stored != resolve(list(words), "fit").digest():
-            raise ConfigError(f"{run.folder}: holds a run with other settings; delete it, or give --runs FOLDER")
+        refuse_other(run)
         return run
 
     def cost(self, arm: str) -> Cost:
@@ -203,6 +201,17 @@ class Runner:
             raise Stopped(str(run.folder))
         last = [line for line in log_of(run).read_text(errors="replace").splitlines() if line.strip()][-1:]
         raise ConfigError(f"{run.folder}: fit ended with code {code}: {' '.join(last)} (see {log_of(run)})")
+
+
+def refuse_other(run: Run) -> None:
+    """Refuse to take a run with other settings for this one.
+
+    Raises:
+        ConfigError: its folder holds one.
+    """
+    stored = (read_json(run.folder / RUN_FILE) or {}).get("config_sha256")
+    if stored and stored != resolve(list(run.words), "fit").digest():
+        raise ConfigError(f"{run.folder}: holds a run with other settings; delete it, or give --runs FOLDER")
 
 
 def ended(run: Run) -> int | None:

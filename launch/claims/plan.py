@@ -74,11 +74,11 @@ class Claim:
     notes: list[str] = field(default_factory=list)
 
 
-def read_claim(name: str) -> Claim:
-    """Read a claim by the name of its method or by its file.
+def claim_file(name: str) -> tuple[dict[str, Any], str]:
+    """Read the file of a claim by the name of its method or by its own; return what it says and how it is called.
 
     Raises:
-        ConfigError: there is none, or it is not written as it must be.
+        ConfigError: there is none, or it is no YAML.
     """
     known = sorted(path.stem for path in find_file("configs/claims").glob("*.yaml"))
     if "/" not in name and not name.endswith(".yaml"):
@@ -86,8 +86,24 @@ def read_claim(name: str) -> Claim:
             raise ConfigError(f"claim {name}: no such claim{meant(name, known)}; there are {', '.join(known)}")
         name = f"configs/claims/{name}.yaml"
     path = find_file(name)
-    raw = nested(read_file(path, shown(path)))
-    where = shown(path)
+    return nested(read_file(path, shown(path))), shown(path)
+
+
+def read_claim(name: str) -> Claim:
+    """Read a claim that probes and fine-tuning judge.
+
+    Raises:
+        ConfigError: there is none, or it is not written as it must be.
+    """
+    return probe_claim(*claim_file(name))
+
+
+def probe_claim(raw: dict[str, Any], where: str) -> Claim:
+    """Make a claim from its file's contents.
+
+    Raises:
+        ConfigError: it is not written as it must be.
+    """
     claim = made(Claim, raw, where)
     tasks = {kind: {n: made(Task, t, f"{where}: {kind}.{n}") for n, t in getattr(claim, kind).items()}
              for kind in ("tasks", "embedded_tasks")}  # fmt: skip
