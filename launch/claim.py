@@ -89,7 +89,7 @@ def run_grid_claim(claim: GridClaim, given: dict[str, str], command: str) -> int
     results = {
         "method": claim.method,
         "statement": claim.statement,
-        **{name: getattr(claim, name) for name in ("better", "worse", "highest_cost")},
+        **{name: getattr(claim, name) for name in ("better", "worse", "highest_cost", "floor")},
         "size": size_name,
         "verdict": grid_experiment.overall(claim, size_name, found),
         "command": command,

@@ -97,7 +97,7 @@ def judged(
         "comparisons": [
             {"better": a, "worse": b, "of": words(key), **compared(whole[a], whole[b], key, claim.highest_cost)}
             for a, b in pairs
-            for key in (keys if (a, b) == pairs[0] else [key for key in MEANS if key in first.values])
+            for key in (keys if (a, b) == pairs[0] else [headline(first)])
         ],
         "separate": [
             {"arm": arm, "other": other, "of": words(key), **own_size(grids[arm], grids[other], cell, key)}

@@ -58,6 +58,7 @@ class GridClaim:
     better: str  # above `worse` at half depth and below
     worse: str
     highest_cost: float  # what `better` may lose to `worse` at the top
+    floor: str  # the arm that was not trained
     parts: dict[str, Part]
     arms: dict[str, dict[str, dict[str, Any]]]  # group -> arm -> overlay
     sets: dict[str, dict[str, Any]]  # options of data.validation; files are below the data root
@@ -97,6 +98,8 @@ def _mistakes(claim: GridClaim) -> Iterator[str]:
     for arm in (claim.better, claim.worse):
         if arm not in claim.arms.get(GROUPS[0], {}):
             yield f"{arm} is no arm of {GROUPS[0]}{meant(arm, names)}"
+    if claim.floor not in names:
+        yield f"floor = {claim.floor}: is no arm{meant(claim.floor, names)}"
     for name, size in claim.sizes.items():
         if set(size.seeds) != {*claim.arms, SEPARATE}:
             yield f"sizes.{name}.seeds must name {', '.join([*claim.arms, SEPARATE])}"

@@ -6,6 +6,7 @@ from launch.claims.grid_experiment import main_comparison
 from launch.claims.report import made_with
 from launch.claims.statistics import FAILS, HOLDS
 
+LEVEL = 0.0005  # what is written with three decimals as no difference
 VERDICTS = """\
 Differences are of the same cell in two arms, seed by seed: equal seeds see equal batches in equal order. Intervals are
 Student's, 95 %. **At half depth and below**: the mean over these cells; it *holds* if the whole interval is above 0 and
@@ -55,6 +56,7 @@ def reading(results: dict[str, Any]) -> list[str]:
         )
         lines.append(f"- {name}, at the top: {names} {interval(main['top'])}: {main['verdict_top']}.")
         lines += [f"- {name}: {line}" for line in separate_words(part, main["better"])]
+        lines += [f"- {name}: {line}" for line in floor_words(part, results["floor"])]
     return [*lines, *[f"- {note}" for note in results["notes"]]]
 
 
@@ -65,14 +67,38 @@ def separate_words(part: dict[str, Any], better: str) -> list[str]:
         if (one["other"], one["of"]) != (better, part["headline"]):
             continue
         gap, count = one["separate"] - one["mean_other"], len(one["difference"]["differences"])
-        sign = "wins" if gap > 0 else "loses"
+        sign = "is level with" if abs(gap) < LEVEL else "wins against" if gap > 0 else "loses against"
         sure = {HOLDS: "surely", FAILS: "surely"}.get(one["verdict"], "not beyond the spread of the seeds")
-        sure = sure if count > 1 else "with one seed, so without an interval"
+        sure = sure if count > 1 else f"with {count} common seed, so without an interval"
         lines.append(
-            f"a separate model of {one['cell']} {sign} against that cell of {better} by {abs(gap):.3f} "
+            f"a separate model of {one['cell']} {sign} that cell of {better}, {gap:+.3f} "
             f"({one['separate']:.3f} to {one['mean_other']:.3f}), {sure}."
         )
     return lines
+
+
+def floor_words(part: dict[str, Any], floor: str) -> list[str]:
+    """Say which arms learned nothing that counts, at half depth and below or at the top."""
+    lines = []
+    for where, cells in (("at half depth and below", part["low_cells"]), ("at the top", [part["top_cell"]])):
+        if floor not in part["arms"] or not cells:
+            continue
+        level = {arm: average(part, arm, cells) for arm in part["arms"] if has(part, arm, cells)}
+        low = [arm for arm, value in level.items() if arm != floor and value <= level[floor]]
+        if low:
+            lines.append(f"{', '.join(low)} score no better {where} than before the training ({level[floor]:.3f}).")
+    return lines
+
+
+def has(part: dict[str, Any], arm: str, cells: list[str]) -> bool:
+    """Tell whether an arm has all cells; a model of a cell's own size has one."""
+    return part["arms"][arm]["means"][part["headline"]].keys() >= {*cells}
+
+
+def average(part: dict[str, Any], arm: str, cells: list[str]) -> float:
+    """Return the mean over cells of what the verdict is of."""
+    table = part["arms"][arm]["means"][part["headline"]]
+    return sum(table[cell] for cell in cells) / len(cells)
 
 
 def section(name: str, part: dict[str, Any], results: dict[str, Any]) -> list[str]:

@@ -142,12 +142,13 @@ def results(ours: dict[int, Grid], theirs: dict[int, Grid], separate: dict[int, 
     from launch.claims.arms import Run
     from launch.claims.grid_arms import Planned
 
-    grids = {"plain": theirs, "paper": ours, "separate_2x8": separate}
+    grids = {"plain": theirs, "paper": ours, "not_trained": arm(0.45, 0.3, (0.0,)), "separate_2x8": separate}
     runs = [
         Planned(Run(arm, seed, 1e-3, 5, Path("none", arm), ()), group, arm, cell)
         for arm, group, cell in (
             ("plain", "judged", None),
             ("paper", "judged", None),
+            ("not_trained", "beside", None),
             ("separate_2x8", "separate", (2, 8)),
         )
         for seed in grids[arm]
@@ -155,7 +156,15 @@ def results(ours: dict[int, Grid], theirs: dict[int, Grid], separate: dict[int, 
     found = {"parts": {"scratch": judged(CLAIM, CLAIM.sizes["quick"], "scratch", runs, runs, grids)}}
     found |= {"skipped_parts": {"minilm": "no --data.root was given"}, "skipped_sets": {}, "sets": ["x", "y", "z"]}
     machine = {"changed_files": [], "versions": {}, "time": "now", "commit": None, "cpu": "a", "cores": 2, "load": 0.0}
-    about = {"method": "m", "statement": "s", "better": "paper", "worse": "plain", "highest_cost": 0.02, "size": "cpu"}
+    about = {
+        "method": "m",
+        "statement": "s",
+        "better": "paper",
+        "worse": "plain",
+        "highest_cost": 0.02,
+        "size": "cpu",
+        "floor": "not_trained",
+    }
     rest = {"machine": {**machine, "python": "3"}, "command": "c", "minutes": 1.0, "not_done": ["n."], "notes": ["o."]}
     return {**found, **about, **rest, "verdict": overall(CLAIM, "cpu", found)}
 
@@ -167,10 +176,11 @@ def test_the_report_says_what_was_found_and_where_separate_models_win():
         "minilm: not run (size cpu; sts mean)"
     )
     text = "\n".join(card(found))
-    assert "a separate model of 2x8 wins against that cell of paper by 0.350 (0.900 to 0.550)" in text
-    assert "with one seed, so without an interval" in text and "| 4 | 0.740" in text and "- n." in text
+    assert "a separate model of 2x8 wins against that cell of paper, +0.350 (0.900 to 0.550)" in text
+    assert "with 1 common seed, so without an interval" in text and "| 4 | 0.740" in text and "- n." in text
     lost = results(arm(0.4, 0.6), arm(0.5, 0.7, (0.001, 0.011, -0.011)), own([0.1, 0.11, 0.09]))
     assert "below: does not hold; at most 0.02 lost at the top: does not hold" in lost["verdict"]
+    assert "- scratch: paper score no better at half depth and below than before the training (0.500)." in reading(lost)
     assert any("2x8 loses" in line and "surely" in line for line in reading(lost))
     assert main_comparison(lost["parts"]["scratch"])["of"] == "sts mean"
 
