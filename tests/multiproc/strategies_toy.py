@@ -142,7 +142,8 @@ def logged(run: Run) -> dict[int, dict[str, str]]:
     steps = list(range(1, run.max_steps + 1))
     assert [line["step"] for line in lines] == steps
     board = EventAccumulator(str(run.folder / "tensorboard")).Reload()
-    assert [event.step for event in board.Scalars("train/loss")] == steps
+    shown = [event.step for event in board.Scalars("train/loss")]
+    assert shown == steps, (shown, sorted(file.name for file in (run.folder / "tensorboard").iterdir()))
     return {
         line["step"]: {name: _exact(v) for name, v in line.items() if not name.startswith("perf/")} for line in lines
     }
