@@ -47,12 +47,14 @@ class Plan(NamedTuple):
     sizes: "Sizes"
     kept: "list[Kept]"
     memory: "dict[str, list[Line]]"  # of every strategy, by name
+    texts_per_example: int
     checkpoint_bytes: int
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens of a global batch of full sequences."""
-        return self.resolved.get("data.global_batch_size") * self.resolved.get("data.sequence_length")
+        texts = self.resolved.get("data.global_batch_size") * self.texts_per_example
+        return texts * self.resolved.get("data.sequence_length")
 
     @property
     def kept_checkpoints(self) -> int:
@@ -102,20 +104,23 @@ def plan_of(resolved: Resolved, ranks: int | None = None, vocab_size: int | None
     on_gpu, mixed = _on_gpu(resolved), precision == "bf16-mixed"
     size = sizes.weight_bytes(resolved)
     recompute = bool(get("trainer.activation_checkpointing"))
-    run = activations.Pass(get("data.micro_batch_size"), get("data.sequence_length"), size, mixed, on_gpu, recompute)
+    texts = get("data.micro_batch_size") * method.texts_per_example
+    run = activations.Pass(texts, get("data.sequence_length"), size, mixed, on_gpu, recompute)
     kept = activations.kept(method, run)
     every, steps = get("callbacks.checkpoint.every_n_steps"), get("trainer.max_steps")
 
     def setting(strategy: str) -> memory.Setting:
         count = 1 if strategy == "single" else ranks
+        passes = max(1, get("data.global_batch_size") // (get("data.micro_batch_size") * count))
+        graphs = method.passes_kept(passes)
         return memory.Setting(
             sizes=counted,
             ranks=count,
-            micro_batches=max(1, get("data.global_batch_size") // (get("data.micro_batch_size") * count)),
+            micro_batches=passes // graphs,  # backward passes of a step
             size=size,
             mixed=mixed,
             on_gpu=on_gpu,
-            activations=sum(part.bytes for part in kept),
+            activations=graphs * sum(part.bytes for part in kept),
             scratch=get("model.optimizer") == "as_released",
             saves=every is not None,
             saves_while_training=every is not None and every < steps,
@@ -125,7 +130,8 @@ def plan_of(resolved: Resolved, ranks: int | None = None, vocab_size: int | None
     allowed = [name for name in memory.FORMULAS if precision != "bf16-true" or name.startswith("zero")]
     lines = {strategy: memory.lines_of(strategy, setting(strategy)) for strategy in allowed}
     checkpoint = counted.trained * max(4, size) * (1 + memory.MOMENTS) + counted.frozen * size + counted.buffers
-    return Plan(resolved, ranks, _strategy(resolved), vocab_size, on_gpu, size, counted, kept, lines, checkpoint)
+    known = resolved, ranks, _strategy(resolved), vocab_size, on_gpu, size, counted, kept, lines
+    return Plan(*known, method.texts_per_example, checkpoint)
 
 
 def _strategy(resolved: Resolved) -> str:

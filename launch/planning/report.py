@@ -85,7 +85,8 @@ def _activations(plan: "Plan") -> list[str]:
     micro, length = get("data.micro_batch_size"), get("data.sequence_length")
     total = sum(part.bytes for part in plan.kept)
     largest = sorted(plan.kept, key=lambda part: -part.bytes)
-    title = f"activations of a micro-batch of {micro} x {length} tokens, {get('trainer.precision') or '32-true'}"
+    texts = f" x {plan.texts_per_example} texts" if plan.texts_per_example > 1 else ""
+    title = f"activations of a micro-batch of {micro}{texts} x {length} tokens, {get('trainer.precision') or '32-true'}"
     shown = [f"  {_gib(part.bytes):>9}  {part.name}: {part.formula}" for part in largest[:FEW]]
     rest = sum(part.bytes for part in largest[FEW:])
     more = [f"  {_gib(rest):>9}  {len(largest) - FEW} smaller ones"] if rest else []
@@ -97,9 +98,10 @@ def _run(plan: "Plan", speed: float | None, source: str) -> list[str]:
     batch, micro = get("data.global_batch_size"), get("data.micro_batch_size")
     ranks = 1 if plan.strategy == "single" else plan.ranks
     tokens = plan.tokens_per_step
+    things = "sequences" if plan.texts_per_example == 1 else f"examples of {plan.texts_per_example} texts or more"
     cut = f"{ranks} ranks x {batch // (ranks * micro)} micro-batches x {micro}"
     lines = [
-        f"step: {batch} sequences = {cut}, at most {tokens:,} tokens",
+        f"step: {batch} {things} = {cut}, at most {tokens:,} tokens",
         f"run: {steps:,} steps, at most {steps * tokens:,} tokens",
         f"checkpoint: {_gib(plan.checkpoint_bytes)} GiB (weights and two moments of what is trained, frozen weights)",
     ]

@@ -43,6 +43,7 @@ class Method(LightningModule):
     """
 
     encoder_prefixes: tuple[str, ...] = ()  # names before an encoder's weights, where other methods may take it
+    texts_per_example = 1  # sequences of an example, for a plan of the memory
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,6 +96,10 @@ class Method(LightningModule):
         Only lengths and numbers on the host are read; a plan of the memory gives no more.
         """
         return {}
+
+    def passes_kept(self, micro_batches: int) -> int:
+        """Say of how many of a step's forward passes the graphs are kept at once; for a plan of the memory."""
+        return 1
 
     def target_counts(self, batch: TextBatch) -> dict[str, int]:
         """Return how many targets each loss term has in a micro-batch, from numbers that are on the host."""

@@ -47,6 +47,8 @@ class WholeBatchMethod(Method):
         cached_gradients: run the encoder twice instead of keeping the graphs of all micro-batches.
     """
 
+    texts_per_example = 2  # at least: hard negatives are known to the data alone
+
     def __init__(self, cached_gradients: bool) -> None:
         super().__init__()
         self.cached_gradients = cached_gradients
@@ -64,6 +66,10 @@ class WholeBatchMethod(Method):
     def compare(self, vectors_BX: Tensor, known: dict[str, Tensor], own: slice, scale: Tensor | None) -> LossTerms:
         """Return this rank's share of the loss of the global batch: rows `own` of it are the rank's."""
         raise TypeError(f"{type(self).__name__} gives no compare()")
+
+    def passes_kept(self, micro_batches: int) -> int:
+        """Keep all graphs of a step, or one."""
+        return 1 if self.cached_gradients else micro_batches
 
     # The step
 

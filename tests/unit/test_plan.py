@@ -167,6 +167,17 @@ def test_fine_tuning_is_planned_where_its_encoder_is_described() -> None:
     assert found.sizes.trained == sum(p.numel() for p in module.parameters())
 
 
+def test_graphs_of_all_micro_batches_are_kept_unless_gradients_are_cached() -> None:
+    words = ["--config", "configs/matryoshka2d/small.yaml", "--trainer.accelerator", "cpu"]
+    (kept_lines, kept_plan), (cached_lines, cached) = (
+        ({line.name: line.bytes for line in found.memory["single"]}, found)
+        for found in (plan(words), plan([*words, "--model.cached_gradients=true"]))
+    )
+    assert kept_lines["activations"] == 4 * cached_lines["activations"], "four micro-batches"
+    assert kept_plan.tokens_per_step == cached.tokens_per_step == 128 * 2 * 128, "an example has two texts"
+    assert "step: 128 examples of 2 texts or more = 1 ranks x 4 micro-batches x 32" in report(cached, None, "")
+
+
 @pytest.mark.parametrize(
     ("words", "more", "message"),
     [
