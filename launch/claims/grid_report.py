@@ -55,9 +55,22 @@ def reading(results: dict[str, Any]) -> list[str]:
             f"{cells[FAILS]} do not."
         )
         lines.append(f"- {name}, at the top: {names} {interval(main['top'])}: {main['verdict_top']}.")
+        lines += [f"- {name}: {line}" for line in other_words(part, main)]
         lines += [f"- {name}: {line}" for line in separate_words(part, main["better"])]
         lines += [f"- {name}: {line}" for line in floor_words(part, results["floor"])]
     return [*lines, *[f"- {note}" for note in results["notes"]]]
+
+
+def other_words(part: dict[str, Any], main: dict[str, Any]) -> list[str]:
+    """Say what the other means of sets say by themselves, which the verdict is not of."""
+    return [
+        f"by {one['of']} alone, at half depth and below {interval(one['low'])}: {one['verdict_low']}; at the top "
+        f"{interval(one['top'])}: {one['verdict_top']}."
+        for one in part["comparisons"]
+        if (one["better"], one["worse"]) == (main["better"], main["worse"])
+        and one["of"] != main["of"]
+        and one["of"].endswith("mean")
+    ]
 
 
 def separate_words(part: dict[str, Any], better: str) -> list[str]:

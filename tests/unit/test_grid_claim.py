@@ -181,6 +181,7 @@ def test_the_report_says_what_was_found_and_where_separate_models_win():
     lost = results(arm(0.4, 0.6), arm(0.5, 0.7, (0.001, 0.011, -0.011)), own([0.1, 0.11, 0.09]))
     assert "below: does not hold; at most 0.02 lost at the top: does not hold" in lost["verdict"]
     assert "- scratch: paper score no better at half depth and below than before the training (0.500)." in reading(lost)
+    assert any("by retrieval mean alone, at half depth and below" in line for line in reading(lost))
     assert any("2x8 loses" in line and "surely" in line for line in reading(lost))
     assert main_comparison(lost["parts"]["scratch"])["of"] == "sts mean"
 
