@@ -80,25 +80,29 @@ def encoder_config(
         CheckpointError: there is none, it is of another family, or it has another vocabulary than the data.
     """
     checkpoint = checkpoint_of(source)
-    if checkpoint is not None:
-        run = checkpoint.parents[1]
-        same_vocabulary(tokenizer, run / "tokenizer", source)
-        if (run / ENCODER / "config.json").is_file():
-            return AutoConfig.from_pretrained(run / ENCODER, trust_remote_code=False)
-        return method_of_run(run).encoder_config(tokenizer)
-    folder = weights_folder(source)
-    with readable(source):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = _config_of_folder(source) if checkpoint is None else _config_of_run(checkpoint.parents[1], tokenizer)
     if families and config.model_type not in families:
         known = " and ".join(families)
         raise CheckpointError(f"model.init_from = {source}: is of the family {config.model_type}; give one of {known}")
-    same_vocabulary(tokenizer, Path(folder), source)
+    folder = Path(weights_folder(source)) if checkpoint is None else checkpoint.parents[1] / "tokenizer"
+    same_vocabulary(tokenizer, folder, source)
     if len(tokenizer) > config.vocab_size:
         raise CheckpointError(
             f"model.init_from = {source}: knows {config.vocab_size} tokens, the tokenizer has {len(tokenizer)}; "
             "set data.tokenizer to the encoder's own"
         )
     return config
+
+
+def _config_of_folder(source: str) -> PreTrainedConfig:
+    with readable(source):
+        return AutoConfig.from_pretrained(weights_folder(source), trust_remote_code=False)
+
+
+def _config_of_run(run: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    if (run / ENCODER / "config.json").is_file():
+        return AutoConfig.from_pretrained(run / ENCODER, trust_remote_code=False)
+    return method_of_run(run).encoder_config(tokenizer)
 
 
 def method_of_run(run: Path) -> "Method":

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from datamodules.core.wordpiece import load
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.encoder_sources import encoder_config, load_encoder
 from lightning_modules.core.warm_start import checkpoint_of, load_weights
@@ -122,3 +123,13 @@ def test_a_run_that_goes_on_does_not_need_the_run_it_started_from(tmp_path):
     launch(*words, "--trainer.max_steps=2")
     (tmp_path / "first").rename(tmp_path / "moved")
     assert "going on after step 2" in launch(*words, "--trainer.max_steps=3")
+
+
+def test_the_encoder_of_a_run_must_be_of_a_known_family_too(tmp_path):
+    run = tmp_path / "run"
+    words = ["fit", "--config", "configs/matryoshka2d/debug.yaml", "--callbacks.validation", "null"]
+    launch(*words, "--callbacks.grid", "null", "--trainer.max_steps=1", f"--run.dir={run}")
+    tokenizer = load(str(run / "tokenizer"))
+    assert encoder_config(str(run), tokenizer, ("electra", "bert")).model_type == "bert"
+    with pytest.raises(CheckpointError, match="is of the family bert; give one of electra"):
+        encoder_config(str(run), tokenizer, ("electra",))
