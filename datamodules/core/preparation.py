@@ -69,10 +69,7 @@ class Preparation:
         Raises:
             DataError: the key, its value, the rule.
         """
-        name, train = self.tokenizer.name, self.tokenizer.train
-        if (name is None) == (train is None):
-            state = "neither is given" if name is None else "both are given"
-            raise DataError(f"data.tokenizer: needs one of name and train, {state}; e.g. train: {{vocab_size: 8192}}")
+        self.tokenizer.check("train: {vocab_size: 8192}")
         length = self.recipe["sequence_length"]
         if length < SHORTEST_SEQUENCE:
             raise DataError(f"data.sequence_length = {length}: must be at least {SHORTEST_SEQUENCE}")

@@ -54,6 +54,16 @@ class TokenizerOptions:
     name: str | None = None
     train: WordPieceTraining | None = None
 
+    def check(self, example: str) -> None:
+        """Refuse a tokenizer that is neither named nor trained, or both; the complaint ends with an example.
+
+        Raises:
+            DataError: the key, its value, the rule.
+        """
+        if (self.name is None) == (self.train is None):
+            state = "neither is given" if self.name is None else "both are given"
+            raise DataError(f"data.tokenizer: needs one of name and train, {state}; e.g. {example}")
+
 
 def load(name: str, roles: dict[str, str] = OF_BERT) -> "PreTrainedTokenizerFast":
     """Open a tokenizer by name or folder and check that it has the special tokens that are needed.

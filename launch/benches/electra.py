@@ -222,18 +222,26 @@ def run_trainer(cli: "Cli", gate: Gate, careful: bool, steps: int) -> None:
         examples,
         data.tokenizer,
         str(cli.resolved.run_dir),
-        per_device_train_batch_size=data.global_batch_size,
-        max_steps=NEVER,
-        learning_rate=method.learning_rate,
-        warmup_steps=method.warmup_steps,
-        weight_decay=method.weight_decay,
-        adam_epsilon=method.adam_epsilon,
-        max_grad_norm=method.clip_norm,
-        bf16=cli.resolved.get("trainer.precision") == PRECISIONS["bf16"][0],
-        use_cpu=gate.device == "cpu",
+        **trainer_arguments(cli, gate),
     )
     peer.tick = gate.step
     peer.train()
+
+
+def trainer_arguments(cli: "Cli", gate: Gate) -> dict[str, Any]:
+    """Return the options of our method as those of a transformers.Trainer."""
+    method = cli.model
+    return {
+        "per_device_train_batch_size": cli.datamodule.global_batch_size,
+        "max_steps": NEVER,
+        "learning_rate": method.learning_rate,
+        "warmup_steps": method.warmup_steps,
+        "weight_decay": method.weight_decay,
+        "adam_epsilon": method.adam_epsilon,
+        "max_grad_norm": method.clip_norm,
+        "bf16": cli.resolved.get("trainer.precision") == PRECISIONS["bf16"][0],
+        "use_cpu": gate.device == "cpu",
+    }
 
 
 def in_order(steps: "Steps", count: int) -> list[dict[str, list[int]]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from launch.benches.electra import NEVER, PRECISIONS
+from launch.benches.electra import NEVER, PRECISIONS, trainer_arguments
 from launch.benches.ratios import Goal, compared
 from launch.benches.rounds import Gate, Spec, Turn, alternate, records_of, running, speeds_of
 from launch.config.errors import ConfigError
@@ -233,14 +233,7 @@ def run_trainer(cli: "Cli", gate: Gate, steps: int) -> None:
         rows(cli, steps),
         sorted(default_widths(method.settings, method.width), reverse=True),
         str(cli.resolved.run_dir),
-        per_device_train_batch_size=data.global_batch_size,
-        max_steps=NEVER,
-        learning_rate=method.learning_rate,
-        warmup_steps=method.warmup_steps,
-        weight_decay=method.weight_decay,
-        max_grad_norm=method.clip_norm,
-        bf16=cli.resolved.get("trainer.precision") == PRECISIONS["bf16"][0],
-        use_cpu=gate.device == "cpu",
+        **trainer_arguments(cli, gate),
     )
     peer.tick = gate.step
     peer.train()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from launch.claims.grid_experiment import main_comparison
-from launch.claims.report import made_with
+from launch.claims.report import ending
 from launch.claims.statistics import FAILS, HOLDS
 
 LEVEL = 0.0005  # what is written with three decimals as no difference
@@ -30,13 +30,7 @@ def card(results: dict[str, Any]) -> list[str]:
         VERDICTS.format(cost=results["highest_cost"]),
         *[line for name, part in results["parts"].items() for line in section(name, part, results)],
         "",
-        "## What was not done",
-        "",
-        *[f"- {line}" for line in results["not_done"]],
-        "",
-        "## Made with",
-        "",
-        *made_with({**results, "runs": [run for part in results["parts"].values() for run in part["runs"]]}),
+        *ending({**results, "runs": [run for part in results["parts"].values() for run in part["runs"]]}),
     ]
 
 

@@ -58,6 +58,13 @@ def card(results: dict[str, Any]) -> list[str]:
         "",
         *judging(results),
         "",
+        *ending(results),
+    ]
+
+
+def ending(results: dict[str, Any]) -> list[str]:
+    """Say what was not done, and how the results were made."""
+    return [
         "## What was not done",
         "",
         *[f"- {line}" for line in results["not_done"]],

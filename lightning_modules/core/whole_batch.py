@@ -78,10 +78,10 @@ class WholeBatchMethod(Method):
     ) -> tuple[Totals, list[Tensor]]:
         """Give every parameter its gradient; returns the terms, and this rank's share of the loss in parts."""
         if not self.cached_gradients or len(micro_batches) == 1:
-            return self._learn_at_once(micro_batches, counts)
+            return self._learn_at_once(micro_batches, counts, logs)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             found = [part for batch in micro_batches for part in self(self._embed_seeded, [batch])]
-        totals, shares, slopes = self._slopes(found, micro_batches, counts)
+        totals, shares, slopes = self._slopes(found, micro_batches, counts, logs)
         sizes = [len(part.vectors_PX) for part in found]
         with passes(self, len(micro_batches)) as contexts:
             for number, (batch, context) in enumerate(zip(micro_batches, contexts, strict=True)):
@@ -93,12 +93,12 @@ class WholeBatchMethod(Method):
         return totals, shares
 
     def _learn_at_once(
-        self, micro_batches: list[TextBatch], counts: dict[str, Tensor | float]
+        self, micro_batches: list[TextBatch], counts: dict[str, Tensor | float], logs: bool
     ) -> tuple[Totals, list[Tensor]]:
         with passes(self, 1) as (context,), context:
             with self.trainer.precision_plugin.forward_context():
                 found = self(self._embed_seeded, micro_batches)
-            totals, shares, slopes = self._slopes(found, micro_batches, counts)
+            totals, shares, slopes = self._slopes(found, micro_batches, counts, logs)
             self._descend(found, slopes.vectors_RX, slopes.scale, counts)
         return totals, shares
 
@@ -110,7 +110,11 @@ class WholeBatchMethod(Method):
         return found
 
     def _slopes(
-        self, found: Sequence[Embedded], micro_batches: list[TextBatch], counts: dict[str, Tensor | float]
+        self,
+        found: Sequence[Embedded],
+        micro_batches: list[TextBatch],
+        counts: dict[str, Tensor | float],
+        logs: bool,
     ) -> tuple[Totals, list[Tensor], Slopes]:
         """Compare the vectors of all ranks, and differentiate the loss at this rank's own."""
         vectors_RX = torch.cat([part.vectors_PX.detach() for part in found]).requires_grad_()
@@ -122,7 +126,7 @@ class WholeBatchMethod(Method):
             loss = terms.total(counts)
             slopes = torch.autograd.grad(loss, [vectors_RX] if scale is None else [vectors_RX, scale])
         totals = Totals()
-        for part in (terms, *(part.terms for part in found)):
+        for part in (terms, *(part.terms for part in found)) if logs else ():
             totals.add(part)
         shares = [loss.detach(), *(part.terms.total(counts).detach() for part in found if part.terms.terms)]
         return totals, shares, Slopes(slopes[0], None if scale is None else slopes[1])
