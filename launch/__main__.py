@@ -6,6 +6,7 @@ import signal
 import sys
 
 from launch import output
+from launch.leaving import run_and_exit
 
 RUNS = ("fit", "validate", "test", "predict")
 COMMANDS = {
@@ -89,4 +90,4 @@ def usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_and_exit(main)

@@ -12,7 +12,8 @@ from launch.checkpoints import choose, step_of
 from launch.cli import Cli, imported
 from launch.config.errors import ConfigError
 from launch.config.resolved import Resolved
-from launch.peers import Unreachable, leave, watched
+from launch.leaving import leave
+from launch.peers import Unreachable, watched
 from launch.ranks import adopt_children, process_rank
 from launch.run import DONE, ERROR
 from launch.run_folder import RunFolder, write_json, write_whole

@@ -10,7 +10,8 @@ from launch.checkpoints import choose, step_of
 from launch.cli import Cli
 from launch.config.errors import ConfigError
 from launch.config.resolved import NEXT_CONFIG, Resolved
-from launch.peers import PROBE_SECONDS, Unreachable, leave, watched
+from launch.leaving import leave
+from launch.peers import PROBE_SECONDS, Unreachable, watched
 from launch.ranks import adopt_children, is_child, process_rank
 from launch.run import DIVERGED, DONE, ERROR, STOPPED, finished
 from launch.run_folder import RunFolder

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 import torch.distributed as dist
 from lightning.pytorch import Trainer
@@ -223,16 +223,6 @@ class Peers:
                 f"run.dir = {self.folder.path}: {blind[0]} does not see what {self.table[0]} has written there; "
                 "give a folder on a file system that all nodes share"
             )
-
-
-def leave(code: int) -> NoReturn:
-    """End this process after a failure of several ranks, and do not take the process group apart.
-
-    That can wait without end for a rank that is gone, after everything is said and written down.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code)
 
 
 def mind_children(children: list[subprocess.Popen]) -> None:

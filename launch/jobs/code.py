@@ -12,8 +12,11 @@ from launch.config.overlay import PROJECT
 from launch.surroundings import SNAPSHOT, changed_files, commit
 
 FOLDERS = ("launch", "lightning_modules", "datamodules", "callbacks", "configs")
-START = '"""Starts the copied code: `python FOLDER fit ...`."""\n\nimport sys\n\nfrom launch.__main__ import main\n\n'
-START += 'if __name__ == "__main__":\n    sys.exit(main(sys.argv[1:]))\n'
+START = (
+    '"""Starts the copied code: `python FOLDER fit ...`."""\n\n'
+    "from launch.__main__ import main\nfrom launch.leaving import run_and_exit\n\n"
+    'if __name__ == "__main__":\n    run_and_exit(main)\n'
+)
 
 
 def described() -> str:

@@ -1,10 +1,11 @@
 """Two processes: one writes the folder, all read one configuration, any of them can be asked to stop."""
 
 import json
+import os
 import socket
 from pathlib import Path
 
-from tests.cli.launching import TOY, Live, errors, json_lines, launch
+from tests.cli.launching import TOY, Live, environment, errors, json_lines, launch
 
 DDP = ["--config", TOY, "--config", "configs/strategy/ddp.yaml", "--data.micro_batch_size", "2"]
 
@@ -52,3 +53,13 @@ def test_ranks_with_different_configurations_are_refused(tmp_path: Path) -> None
     assert "error:" not in stderr_1
     assert len(json_lines(tmp_path / "ledger.jsonl")) == 2, "the second rank writes nothing"
     assert json.loads((tmp_path / "outcome.json").read_text())["code"] == 1
+
+
+def test_a_collective_that_ends_while_a_rank_leaves_does_not_abort_it(tmp_path: Path) -> None:
+    """Python must not be taken down then; here it would be for two seconds, in which nobody else gets its lock."""
+    (tmp_path / "sitecustomize.py").write_text("import atexit\n\natexit.register(sum, range(150_000_000))\n")
+    path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    run = ["--trainer.devices", "2", "--run.dir", str(tmp_path / "run")]
+    done = launch("fit", *DDP, *run, "--callbacks.unfinished.class=tests.cli.toy.Unfinished", PYTHONPATH=path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "run" / "outcome.json").read_text())["reason"] == "done"

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -155,6 +156,16 @@ class Shout(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         print(self.word, trainer.global_step, flush=True)
+
+
+class Unfinished(Callback):
+    """Leave a collective behind, which the last rank finishes while the others are on their way out."""
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if trainer.global_rank == 0:
+            time.sleep(1.0)
+        gathered = [torch.empty(1) for _ in range(trainer.world_size)]
+        torch.distributed.group.WORLD.allgather(gathered, torch.ones(1))
 
 
 class Silent(Callback):

@@ -12,6 +12,7 @@ from datamodules.core.pair_options import EvaluationSet
 from datamodules.core.wordpiece import TokenizerOptions, WordPieceTraining
 from datamodules.pairs import TextPairs
 from datamodules.text import TextCorpus
+from launch.leaving import leave
 
 
 class Notes(lightning.LightningModule):
@@ -104,3 +105,4 @@ def main(folder: Path, ranks: int, steps: int, kind: str) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    leave(0)
