@@ -21,9 +21,16 @@ FOLDER = "grid"
 
 @runtime_checkable
 class Gridded(Protocol):
-    """A model that measures a grid at each of its evaluations: which cells are wanted, and the newest result."""
+    """A model that measures a grid at each of its evaluations.
+
+    Attributes:
+        grid_choice: which cells are wanted.
+        measures_costs: whether the cells' speed and size are.
+        grid: the newest result.
+    """
 
     grid_choice: grids.Choice | None
+    measures_costs: bool
     grid: grids.Grid | None
 
 
@@ -42,6 +49,7 @@ class Grid(Callback):
         shown: Metrics that are drawn, as sts_mean; null for one of each kind.
         baselines: By name what is shown beside, a CSV or the folder of a run, whose newest grid is taken; a list stands
             for models trained each at its own size, of which the largest cell is taken.
+        costs: Measure in `launch test` on one rank how many texts a second each depth encodes, and count parameters.
 
     Raises:
         CheckpointError: the model has no grid, a baseline has none, or a metric to be shown is not measured.
@@ -54,9 +62,10 @@ class Grid(Callback):
         probe_dims: list[int] | None = None,
         shown: list[str] | None = None,
         baselines: dict[str, str | list[str]] | None = None,
+        costs: bool = True,
     ) -> None:
         self.choice = grids.Choice(layers, dims, probe_dims)
-        self.shown, self.baselines = shown, baselines or {}
+        self.shown, self.baselines, self.costs = shown, baselines or {}, costs
         self.beside: dict[str, grids.Grid] = {}
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
@@ -67,6 +76,7 @@ class Grid(Callback):
                 "--callbacks.grid null"
             )
         module.grid_choice = self.choice
+        module.measures_costs = self.costs and stage == "test" and trainer.world_size == 1
         self.folder, self.prefix = Path(trainer.default_root_dir) / FOLDER, "test_" if stage == "test" else ""
         self.beside = {name: baseline(name, given, self.prefix) for name, given in self.baselines.items()}
         if trainer.is_global_zero and stage == "fit":

@@ -14,7 +14,7 @@ from datamodules.core.packaged import shipped
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
 from lightning_modules.core.checkpoint.verify import complete_steps
-from lightning_modules.core.warm_start import checkpoint_of, load_weights, readable
+from lightning_modules.core.warm_start import checkpoint_of, load_weights, read_pretrained, readable
 
 if TYPE_CHECKING:
     from lightning_modules.core.base import Method
@@ -157,10 +157,8 @@ def load_encoder(encoder: PreTrainedModel, source: str) -> None:
     """
     checkpoint = checkpoint_of(source)
     if checkpoint is None:
-        with readable(source):
-            found = AutoModel.from_pretrained(weights_folder(source), dtype=torch.float32, trust_remote_code=False)
         names = {name for name, _ in encoder.named_parameters()}
-        load_weights(encoder, {name: p for name, p in found.named_parameters() if name in names}, source)
+        load_weights(encoder, read_pretrained(AutoModel, weights_folder(source), source, names), source)
         return
     weights = read_weights(checkpoint)
     prefixes = kind_of_run(checkpoint.parents[1])[0].encoder_prefixes

@@ -1,7 +1,7 @@
 """Starting from weights that exist: a run of ours, a Hugging Face folder, or a hub name. Weights only."""
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.verify import newest_complete
@@ -76,10 +77,39 @@ def load_pretrained(network: PreTrainedModel, source: str) -> None:
     """Copy the weights of a Hugging Face folder or hub name into a network of the same class.
 
     Raises:
-        CheckpointError: the source is not there, lacks a weight (transformers would make one up), or has other sizes.
+        CheckpointError: the source is not there, lacks a weight, or has other sizes.
     """
-    with readable(source):
-        found, info = type(network).from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-    if missing := sorted(info["missing_keys"]):
+    names = {name for name, _ in network.named_parameters()}
+    load_weights(network, read_pretrained(type(network), source, source, names), source)
+
+
+def read_pretrained(kind: type, folder: str, source: str, names: Set[str]) -> dict[str, Tensor]:
+    """Read those of the weights of a folder or hub name that are named, as a class of transformers reads them.
+
+    Args:
+        kind: the class, or AutoModel.
+        folder: where they lie.
+        source: what the user calls it.
+        names: parameters that are wanted; transformers makes up those that are missing, and says so of all.
+
+    Raises:
+        CheckpointError: the source is not there, or lacks a weight.
+    """
+    with readable(source), quiet():
+        found, info = kind.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+        )
+    if missing := sorted(names & set(info["missing_keys"])):
         raise CheckpointError(f"model.init_from = {source}: holds no {missing[0]} ({len(missing)} weights are missing)")
-    load_weights(network, dict(found.named_parameters()), source)
+    return {name: weight for name, weight in found.named_parameters() if name in names}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from telling of weights that are made up."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_modules.matryoshka2d.encoder import MatryoshkaEncoder, measure_speed
+    from lightning_modules.matryoshka2d.costs import measure_speed
+    from lightning_modules.matryoshka2d.encoder import MatryoshkaEncoder
     from lightning_modules.matryoshka2d.mteb_adapter import MtebEncoder
     from lightning_modules.matryoshka2d.record import add_costs
 
@@ -11,7 +12,7 @@ PLACES = {
     "MatryoshkaEncoder": "encoder",
     "MtebEncoder": "mteb_adapter",
     "add_costs": "record",
-    "measure_speed": "encoder",
+    "measure_speed": "costs",
 }
 __all__ = ["MatryoshkaEncoder", "MtebEncoder", "add_costs", "measure_speed"]
 

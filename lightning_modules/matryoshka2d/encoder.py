@@ -4,9 +4,7 @@ Shape suffixes: M texts, B texts of a micro-batch, T their tokens, L layers, D c
 """
 
 import copy
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -16,7 +14,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from datamodules.core.batches import TextBatch, flat_layout
 from datamodules.core.packaged import shipped
@@ -28,7 +25,6 @@ from lightning_modules.core.encoders import Encoder, layer_list
 from lightning_modules.core.pooling import pool
 from lightning_modules.core.sentence_folder import Form
 from lightning_modules.core.warm_start import checkpoint_of
-from lightning_modules.matryoshka2d.grid import Costs
 from lightning_modules.matryoshka2d.record import record_of
 
 
@@ -108,8 +104,7 @@ class MatryoshkaEncoder:
         folder = shipped(str(folder))
         form = sentence_folder.read(Path(folder))
         encoder = Encoder(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-        with quiet():
-            load_encoder(encoder.network, folder)
+        load_encoder(encoder.network, folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         longest = min(form.max_tokens or encoder.max_tokens, encoder.max_tokens)
         return cls(encoder, tokenizer, form._replace(max_tokens=longest), device, dtype)
@@ -197,17 +192,6 @@ def shallow(encoder: Encoder, layers: int) -> Encoder:
     return found
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from warning of a pooler that it makes up, and that is not taken."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
 def by_length(ids: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
     """Yield the rows of micro-batches: longest texts first, so that a lack of memory shows at once."""
     order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
@@ -229,39 +213,3 @@ def flat_batch(ids: Sequence[Sequence[int]], device: torch.device) -> TextBatch:
         "layout": layout._replace(**tensors),
         "lens": lens,
     }
-
-
-def measure_speed(
-    encoder: MatryoshkaEncoder,
-    texts: Sequence[str],
-    layers: Iterable[int] | None = None,
-    batch_size: int = 32,
-    repeats: int = 3,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Costs:
-    """Measure how many texts a second are encoded by the first n layers, tokenisation included, and count parameters.
-
-    The layers take turns, so that what else the machine does hits them alike; of each the median counts.
-
-    Args:
-        encoder: the encoder.
-        texts: what to encode; a thousand or so, of the lengths that matter.
-        layers: which depths; by default 1 to all.
-        batch_size: texts that are run together.
-        repeats: measurements of each depth, after one that does not count.
-        clock: gives seconds.
-
-    Raises:
-        ValueError: no text.
-    """
-    layers = list(range(1, encoder.layers + 1) if layers is None else layers)
-    if not texts:
-        raise ValueError("texts is empty; give some to measure with")
-    seconds: dict[int, list[float]] = {layer: [] for layer in layers}
-    for layer in layers * (repeats + 1):
-        start = clock()
-        encoder.encode(texts, layer, batch_size=batch_size)  # ends on the host, so nothing of it is left to do
-        seconds[layer].append(clock() - start)
-    speed = {layer: len(texts) / float(np.median(taken[1:] or taken)) for layer, taken in seconds.items()}
-    size = {layer: sum(weight.numel() for weight in encoder.first(layer).parameters()) for layer in layers}
-    return Costs(speed, size)

@@ -25,6 +25,7 @@ from lightning_modules.core.terms import LossTerms, Term
 from lightning_modules.core.weights import initialise, unpartitioned
 from lightning_modules.core.whole_batch import NOTHING, Embedded, WholeBatchMethod
 from lightning_modules.matryoshka2d import grid, objective
+from lightning_modules.matryoshka2d.costs import Sample
 from lightning_modules.matryoshka2d.modeling import Embedder
 from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED, settings
 from lightning_modules.matryoshka2d.options import ObjectiveOptions, UntrainedBert, given
@@ -98,6 +99,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         self.fixed_teacher = fixed_teacher
         self._teacher: list[Encoder] = []  # no submodule: it is neither trained nor saved
         self.grid_choice: grid.Choice | None = None  # set by the callback that shows the grid
+        self.measures_costs = False  # as well
         self.grid: grid.Grid | None = None
 
     def build(self, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> None:
@@ -224,10 +226,13 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         self._cells = choice.cells(self.num_layers, self.width)
         num_texts = self.trainer.datamodule.num_texts(split)
         self._vectors = VectorTable(len(self._cells.layers), num_texts, self.width, self.device)
+        self._sample = Sample(num_texts) if self.measures_costs else None
 
     def evaluate(self, batch: TextBatch) -> None:
         """Keep the vectors of one micro-batch."""
         self._vectors.add(batch["sample_B"], self(self.model.vectors, batch, self._cells.layers))
+        if self._sample is not None:
+            self._sample.offer(batch)
 
     def objective(self, batch: TextBatch, key: int, measures: bool) -> LossTerms:
         """Run the encoder for nothing, where other ranks wait for a rank's part of the weights."""
@@ -236,8 +241,9 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
 
     def end_evaluation(self, prefix: str) -> dict[str, float]:
         """Measure all cells of the grid; returns the metrics of the whole model."""
-        self.grid = grid.measured(self._vectors.join(), self._cells, self._tasks)
-        del self._vectors
+        costs = None if self._sample is None else self(self._sample.costs, self.model, self._cells.layers)
+        self.grid = grid.measured(self._vectors.join(), self._cells, self._tasks, costs)
+        del self._vectors, self._sample
         return {f"{prefix}/{name}": value for name, value in self.grid.largest().items()}
 
     # Export of a cut model

@@ -14,8 +14,9 @@ from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.encoders import FLAT, PADDED, Encoder, cut
 from lightning_modules.core.sentence_folder import Form
 from lightning_modules.matryoshka2d import MatryoshkaEncoder, MtebEncoder, measure_speed
+from lightning_modules.matryoshka2d.costs import Sample
 from lightning_modules.matryoshka2d.encoder import flat_batch, shallow
-from lightning_modules.matryoshka2d.grid import Grid, csv_of, read_csv
+from lightning_modules.matryoshka2d.grid import Costs, Grid, csv_of, read_csv
 from tests.embedders import LENGTH, TEXTS, cell, method_of, run_folder
 from tests.unit.test_encoders import built
 
@@ -185,6 +186,22 @@ def test_speed_and_size_of_each_layer_are_what_the_grid_keeps(tmp_path: Path) ->
     assert [*measure_speed(encoder, ["a"], [2], repeats=1).sentences_per_second] == [2]
     with pytest.raises(ValueError, match="texts is empty"):
         measure_speed(encoder, [])
+
+
+def test_speed_is_measured_on_texts_from_all_over_an_evaluation(tmp_path: Path) -> None:
+    method, _ = method_of("bert", tmp_path)
+    clock = Clock(encoder_of(tmp_path))
+    for layer in method.model.encoder.network.encoder.layer:
+        layer.register_forward_hook(lambda *_: clock.pass_(2.0))
+    batches = [flat_batch([[2, number % 9 + 5, 3]] * 32, torch.device("cpu")) for number in range(16)]
+    sample = Sample(num_texts=512)
+    for batch in batches:
+        sample.offer(batch)
+    assert [id(batch) for batch in sample.batches] == [id(batches[number]) for number in (0, 4, 8, 12)]
+    costs = sample.costs(method.model, [0, 1, 3], repeats=2, clock=clock)
+    assert costs.sentences_per_second == {0: 128 / 8.5, 1: 128 / 8.5, 3: 128 / 24.5}, "the embeddings alone run a layer"
+    assert costs.parameters[3] == sum(p.numel() for p in method.model.encoder.parameters()) > costs.parameters[1]
+    assert Sample(512).costs(method.model, [1]) == Costs(), "nothing was seen"
 
 
 def test_a_flat_batch_is_what_the_loader_would_lay_out() -> None:

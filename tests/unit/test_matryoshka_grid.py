@@ -218,7 +218,7 @@ class Toy(Method):
     def __init__(self) -> None:
         super().__init__()
         self.optimization("adamw", 0.1, 0.0, 1e-8, "constant", 0, 1.0)
-        self.grid_choice, self.grid = None, None
+        self.grid_choice, self.measures_costs, self.grid = None, False, None
 
     def configure_model(self) -> None:
         if self.model is None:

@@ -3,12 +3,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from datamodules.core.wordpiece import load
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.encoder_sources import encoder_config, load_encoder
+from lightning_modules.core.encoders import Encoder
 from lightning_modules.core.warm_start import checkpoint_of, load_weights
 from lightning_modules.electra.module import Electra
+from tests.embedders import letters_tokenizer, source
 from tests.runs import launch
 from tests.text import word_tokenizer
 
@@ -104,6 +107,19 @@ def test_pickled_objects_are_refused_and_never_made(tmp_path):
             with pytest.raises(CheckpointError, match="no run, folder or hub model can be read there: ") as error:
                 start(str(folder))
             assert "\n" not in str(error.value) and not (tmp_path / "made").exists()
+
+
+def test_an_encoder_without_some_of_its_weights_is_refused_and_not_made_up(tmp_path, capfd):
+    source("bert", tmp_path)
+    config = encoder_config(str(tmp_path), letters_tokenizer())
+    load_encoder(Encoder(config).network, str(tmp_path))
+    assert "pooler" not in capfd.readouterr().err, "the pooler, which is made up, is not taken"
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    lacks = r"holds no encoder\.layer\.1\.output\.dense\.weight \(1 weights are missing\)"
+    with pytest.raises(CheckpointError, match=lacks):
+        load_encoder(Encoder(config).network, str(tmp_path))
 
 
 def test_code_that_lies_beside_weights_is_never_run(tmp_path, monkeypatch):
