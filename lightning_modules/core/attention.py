@@ -61,35 +61,24 @@ def attend(
 def _grouped(
     q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, p: float, scale: float | None, reach: Reach
 ) -> Tensor:
+    # split, not sliced: the gradient of each slice is as large as the whole
+    sizes = [group.stop - group.start for group in layout.groups]
+    parts = zip(layout.groups, *(x_THD.split(sizes) for x_THD in (q_THD, k_THD, v_THD)), strict=True)
     outputs = [
-        _group(group, q_THD, k_THD, v_THD, layout, p, scale, reach)
-        if group.ragged
-        else _even(group, q_THD, k_THD, v_THD, p, scale, reach)
-        for group in layout.groups
+        _ragged(group, qkv, layout, p, scale, reach) if group.ragged else _even(group, qkv, p, scale, reach)
+        for group, *qkv in parts
     ]
     return torch.cat(outputs)
 
 
-def _even(
-    group: Group, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, p: float, scale: float | None, reach: Reach
-) -> Tensor:
-    blocks = (
-        x[group.start : group.stop].unflatten(0, (group.rows, group.width)).transpose(1, 2)
-        for x in (q_THD, k_THD, v_THD)
-    )
-    out_RHWD = _block(*blocks, _within(group.width, reach, q_THD.device), p, scale)
+def _even(group: Group, qkv: list[Tensor], p: float, scale: float | None, reach: Reach) -> Tensor:
+    blocks = (x.unflatten(0, (group.rows, group.width)).transpose(1, 2) for x in qkv)
+    out_RHWD = _block(*blocks, _within(group.width, reach, qkv[0].device), p, scale)
     return out_RHWD.transpose(1, 2).flatten(0, 1)
 
 
-def _group(
-    group: Group,
-    q_THD: Tensor,
-    k_THD: Tensor,
-    v_THD: Tensor,
-    layout: FlatLayout,
-    p: float,
-    scale: float | None,
-    reach: Reach,
+def _ragged(
+    group: Group, qkv: list[Tensor], layout: FlatLayout, p: float, scale: float | None, reach: Reach
 ) -> Tensor:
     place_T = layout.padded_T[group.start : group.stop]
     lens_R = layout.lens_B[group.row : group.row + group.rows]
@@ -99,11 +88,10 @@ def _group(
         keep = keep & within_WW | torch.eye(group.width, dtype=torch.bool, device=lens_R.device)
 
     def pad(x_THD: Tensor) -> Tensor:
-        block = x_THD.new_zeros(group.rows * group.width, *x_THD.shape[1:])
-        block = block.index_copy(0, place_T, x_THD[group.start : group.stop])
+        block = x_THD.new_zeros(group.rows * group.width, *x_THD.shape[1:]).index_copy(0, place_T, x_THD)
         return block.unflatten(0, (group.rows, group.width)).transpose(1, 2)
 
-    out_RHWD = _block(pad(q_THD), pad(k_THD), pad(v_THD), keep, p, scale)
+    out_RHWD = _block(*map(pad, qkv), keep, p, scale)
     return out_RHWD.transpose(1, 2).flatten(0, 1)[place_T]
 
 
