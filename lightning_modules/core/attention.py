@@ -77,9 +77,7 @@ def _even(group: Group, qkv: list[Tensor], p: float, scale: float | None, reach:
     return out_RHWD.transpose(1, 2).flatten(0, 1)
 
 
-def _ragged(
-    group: Group, qkv: list[Tensor], layout: FlatLayout, p: float, scale: float | None, reach: Reach
-) -> Tensor:
+def _ragged(group: Group, qkv: list[Tensor], layout: FlatLayout, p: float, scale: float | None, reach: Reach) -> Tensor:
     place_T = layout.padded_T[group.start : group.stop]
     lens_R = layout.lens_B[group.row : group.row + group.rows]
     keep = (torch.arange(group.width, device=lens_R.device) < lens_R[:, None])[:, None, None]
