@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.benches import report
 from launch.config.errors import ConfigError, meant
 from launch.config.overlay import expanded
 from launch.config.resolved import flags
@@ -39,7 +40,7 @@ runtime: two ranks; steps, saves, loads and starts of each strategy against the 
   --device cpu|cuda   electra only; on a GPU sizes small and base in bf16
   --size NAMES        small, base, debug; several with commas
   --threads NUMBERS   threads of each system, by default 1,2
-  --precision NAMES   fp32, bf16; by default both on the CPU
+  --precision NAMES   fp32, bf16; by default both on a CPU that computes in bf16
   --rounds N          turns of each system, by default 20
   --steps N           training steps of a turn, by default 2 (20 on a GPU)
   --quick             two rounds of a tiny model: shows that it works and measures nothing; into runs/bench
@@ -81,7 +82,6 @@ def main(words: list[str]) -> int:
     quick = given.get("quick") == "true"
     usual = f"runs/bench/{name}" if quick else FOLDERS[name]
     out = expanded(given.pop("out", usual), "--out")
-    from launch.benches import report
     from launch.benches.rounds import SystemFailed
 
     with tempfile.TemporaryDirectory(prefix="tokamak_bench_") as folder:
@@ -114,7 +114,8 @@ def options_of(given: dict[str, str], folder: Path) -> Options:
     on_gpu = device == "cuda"
     cores = len(os.sched_getaffinity(0))
     threads = listed(given.get("threads", "1" if quick or on_gpu or cores == 1 else "1,2"))
-    precisions = listed(given.get("precision", "bf16" if on_gpu else "fp32" if quick else "fp32,bf16"))
+    usual = "bf16" if on_gpu else "fp32" if quick or report.lacks_bf16() else "fp32,bf16"
+    precisions = listed(given.get("precision", usual))
     sizes = listed(given.get("size", "debug" if quick else "small,base" if on_gpu else "small"))
     numbers = {
         "rounds": given.get("rounds", "2" if quick else "20"),

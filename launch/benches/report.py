@@ -15,6 +15,8 @@ BUSY_LOAD = 0.5  # on top of what the bench itself adds
 def machine(device: str) -> dict[str, Any]:
     """Describe where and with what the bench runs; `load` is the machine's load before it."""
     found = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]}
+    if device == "cpu" and lacks_bf16():
+        found["lacks"] = "bf16"
     if device == "cuda":
         import torch
 
@@ -24,14 +26,24 @@ def machine(device: str) -> dict[str, Any]:
 
 def cpu_name() -> str:
     """Return the processor's name as the kernel tells it."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    facts = dict(tuple(part.strip() for part in line.split(":", 1)) for line in lines if ":" in line)
-    names = ("model name", "cpu family", "model")
+    facts, names = cpu_facts(), ("model name", "cpu family", "model")
     known = ", ".join(
         f"{name} {facts[name]}" if name != "model name" else facts[name] for name in names if name in facts
     )
     return known or platform.processor() or platform.machine()
+
+
+def cpu_facts() -> dict[str, str]:
+    """Return what Linux says of the last processor; nothing elsewhere."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return dict(tuple(part.strip() for part in line.split(":", 1)) for line in lines if ":" in line)
+
+
+def lacks_bf16() -> bool:
+    """Whether the processor is known to have no instructions for bf16: a step takes ten times as long as in fp32."""
+    known = cpu_facts().get("flags", "").split()
+    return "avx2" in known and not {"avx512_bf16", "avx_ne_convert", "amx_bf16"} & {*known}
 
 
 def write(out: Path, results: dict[str, Any]) -> None:
@@ -49,6 +61,7 @@ def card(results: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in there["versions"].items() if version)
     changed = f" with {len(there['changed_files'])} changed files" if there["changed_files"] else ""
     busy = f" Others were using it: load {there['load']:.1f} at the start." if there["load"] > BUSY_LOAD else ""
+    lacking = f", without {there['lacks']}" if "lacks" in there else ""
     return [
         f"# Bench: {results['bench']}",
         "",
@@ -78,7 +91,7 @@ def card(results: dict[str, Any]) -> list[str]:
         "",
         f"`{results['command']}` in {results['minutes']:.0f} minutes, {there['time']}, commit {commit}{changed}.",
         "",
-        f"{there.get('gpu', there['cpu'])}, {there['cores']} cores.{busy}",
+        f"{there.get('gpu', there['cpu'])}, {there['cores']} cores{lacking}.{busy}",
         "",
         f"Python {there['python']}, {versions}.",
     ]
