@@ -1,6 +1,6 @@
 """The loss of pairs that a configuration names, ready to be called on any cut of the vectors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -66,8 +66,8 @@ class LossOptions:
             arguments = dict(released or {}) | arguments
         return partial(LOSSES[self.name], pairs=pairs, **arguments)
 
-    def misfit(self, num_columns: int, has_labels: bool) -> str | None:
-        """Say why the loss cannot compare such examples."""
+    def misfit(self, num_columns: int, has_labels: bool, widths: Collection[int] = ()) -> str | None:
+        """Say why the loss cannot compare such examples, or vectors cut to one of the widths."""
         if self.name in ("cosent", "cosine_regression") and num_columns == 2 and not has_labels:
             return f"has no scores or labels, which model.loss.name = {self.name} orders pairs by; take info_nce"
         if self.name == "info_nce" and has_labels:
@@ -77,6 +77,17 @@ class LossOptions:
             )
         if self.name == "triplet" and num_columns < 3:
             return "has no hard negatives, which model.loss.name = triplet needs; take info_nce"
+        if self.name in ("triplet", "angle") and num_columns > 2 and has_labels:
+            return (
+                f"has labels beside hard negatives, which model.loss.name = {self.name} would not look at; leave the "
+                "labels out with columns: {label: ''}"
+            )
+        odd = [width for width in sorted(widths) if width % 2]
+        if self.name == "angle" and self.angle_weight != 0 and (num_columns > 2 or has_labels) and odd:
+            return (
+                f"is compared at width {odd[0]}, and model.loss.name = angle takes halves of a vector as real and "
+                "imaginary part; give even model.objective.widths"
+            )
         return None
 
     def _arguments(self, scale: float | Tensor) -> dict[str, object]:

@@ -14,7 +14,7 @@ from lightning_modules.core.sentence_folder import Form
 from lightning_modules.matryoshka2d.card import Exported, card
 from lightning_modules.matryoshka2d.encoder import MatryoshkaEncoder
 from lightning_modules.matryoshka2d.grid import Cell, halves
-from lightning_modules.matryoshka2d.modes import Settings, default_pairs, default_widths
+from lightning_modules.matryoshka2d.modes import Settings, trained
 from lightning_modules.matryoshka2d.record import Record, record_of
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _one_depth(
 
 
 def every_cell(record: Record, num_layers: int, width: int) -> list[Cell]:
-    """Return the cells of the run's newest grid, or all layers with the halves of the width where it has none.
+    """Return the cells of the grid of this step, else the newest, else all layers with the halves of the width.
 
     Layer 0 stands for no model and is left out.
     """
@@ -106,31 +106,22 @@ def every_cell(record: Record, num_layers: int, width: int) -> list[Cell]:
     return [(n, d) for n in range(1, num_layers + 1) for d in halves(width)]
 
 
-def trained(settings: Settings, num_layers: int, width: int) -> dict[int, set[int]]:
-    """Return the widths on which a run puts a loss of pairs, at some step, by layer."""
-    if settings.fixed_pairs:
-        found = {layer: {dim} for layer, dim in settings.pairs or default_pairs(num_layers, width)}
-    else:
-        has_students, last = settings.layers_per_step, num_layers + settings.last_layer
-        students = range(settings.first_layer, last + 1) if has_students else ()
-        drawn = default_widths(settings, width) if settings.widths_per_step else ()
-        found = {layer: {*drawn} for layer in [*students, num_layers]}
-    whole = {"none": (), "last": (num_layers,), "all": [*found, num_layers]}[settings.full_width]
-    return {layer: found.get(layer, set()) | ({width} if layer in whole else set()) for layer in {*found, *whole}}
-
-
 def not_trained(settings: Settings, num_layers: int, width: int, cells: Iterable[Cell]) -> list[str]:
-    """Say which of the cells training never saw, a line for each layer or width."""
+    """Say which of the cells training never saw, a line for each layer, or one for all where layers are alike."""
     known = trained(settings, num_layers, width)
-    lines = {}
+    alike = len({frozenset(widths) for widths in known.values()}) == 1
+    layers, missed = {}, {}
     for layer, dim in cells:
         if layer not in known:
-            lines[layer, 0] = f"layer {layer} was not trained to end the model; this run trained {_list(known)}"
-        elif dim not in known[layer] | {width}:
-            where = f" at layer {layer}" if settings.fixed_pairs else ""
-            key = (layer, dim) if settings.fixed_pairs else (0, dim)
-            lines[key] = f"width {dim} was not trained{where}; this run trained {_list(known[layer])}"
-    return list(lines.values())
+            layers[layer] = f"layer {layer} was not trained to end the model; this run trained {_list(known)}"
+        elif dim not in known[layer]:
+            missed.setdefault(0 if alike else layer, set()).add(dim)
+    widths = [
+        f"width{'s' * (len(dims) > 1)} {_list(dims)} {'were' if len(dims) > 1 else 'was'} not trained"
+        f"{f' at layer {layer}' if layer else ''}; this run trained {_list(known[layer or num_layers])}"
+        for layer, dims in missed.items()
+    ]
+    return [*layers.values(), *widths]
 
 
 def _list(numbers: Iterable[int]) -> str:

@@ -13,8 +13,7 @@ from transformers import PreTrainedConfig
 from datamodules.core.batches import TextBatch
 from lightning_modules.core.encoders import Encoder
 from lightning_modules.core.pooling import pool
-
-LARGEST_SCALE = 100.0  # as in CLIP (Radford et al. 2021, section 2.5)
+from lightning_modules.matryoshka2d.modes import LARGEST_SCALE
 
 
 class LearntScale(nn.Module):
@@ -25,8 +24,9 @@ class LearntScale(nn.Module):
         self.bias = nn.Parameter(torch.full((1,), math.log(first)))  # by this name it is not decayed
 
     def forward(self) -> Tensor:
-        """Return the factor, at most 100; a shape of [1]."""
-        return self.bias.clamp(max=math.log(LARGEST_SCALE)).exp()
+        """Return the factor, at most 100; a shape of [1]. At the limit its gradient stays, so that it can come back."""
+        above = (self.bias - math.log(LARGEST_SCALE)).clamp(min=0)
+        return (self.bias - above.detach()).exp()
 
 
 class Embedder(nn.Module):

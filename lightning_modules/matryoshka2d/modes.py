@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, fields, replace
 
 LAST, ALL = -1, -1
+LARGEST_SCALE = 100.0  # of a learnt scale, as in CLIP (Radford et al. 2021, section 2.5)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,9 @@ ANGLE_AS_RELEASED: dict[str, dict[str, object]] = {  # options of the AnglE loss
     "espresso": {"ibn_w": 1.0, "cln_w": 1.0, "angle_w": 0.02, "angle_tau": 20.0, "integer_labels": True},
 }
 
+PAIRED, UNPAIRED = ("pairs",), ("widths", "width_weights", "widths_per_step", "shared_widths", "last_layer")
+WHERE = {True: "trains pairs of a layer and a width", False: "draws layers and widths apart"}
+
 CHOICES: dict[str, tuple] = {
     "full_width": ("none", "last", "all"),
     "weighting": ("uniform", "log", "linear"),
@@ -115,10 +119,13 @@ def settings(mode: str, as_released: bool = False, **overrides: object) -> Setti
     """
     if mode not in MODES:
         raise ValueError(f"mode = {mode}: must be one of {', '.join(MODES)}")
-    chosen = (AS_RELEASED.get(mode, {}) if as_released else {}) | {k: v for k, v in overrides.items() if v is not None}
+    wanted = {name: value for name, value in overrides.items() if value is not None}
+    chosen = (AS_RELEASED.get(mode, {}) if as_released else {}) | wanted
     known = [field.name for field in fields(Settings)]
     if unknown := [name for name in chosen if name not in known]:
         raise ValueError(f"{unknown[0]}: is no option of the objective")
+    if without := [name for name in wanted if name in (UNPAIRED if MODES[mode].fixed_pairs else PAIRED)]:
+        raise ValueError(f"{without[0]}: has no meaning in mode {mode}, which {WHERE[MODES[mode].fixed_pairs]}")
     found = replace(MODES[mode], **{k: _frozen(v) for k, v in chosen.items()})
     _check(found)
     return found
@@ -176,6 +183,19 @@ def default_pairs(num_layers: int, width: int) -> tuple[tuple[int, int], ...]:
     for sixth, parts in enumerate((24, 12, 6, 3, 1.5, 1), 1):
         widths[math.ceil(num_layers * sixth / 6)] = max(2, int(width / parts) // 2 * 2) if parts > 1 else width
     return tuple(widths.items())
+
+
+def trained(settings: Settings, num_layers: int, width: int) -> dict[int, set[int]]:
+    """Return the widths on which a run puts a loss of pairs, at some step, by layer."""
+    if settings.fixed_pairs:
+        found = {layer: {dim} for layer, dim in settings.pairs or default_pairs(num_layers, width)}
+    else:
+        has_students, last = settings.layers_per_step, num_layers + settings.last_layer
+        students = range(settings.first_layer, last + 1) if has_students else ()
+        drawn = default_widths(settings, width) if settings.widths_per_step else ()
+        found = {layer: {*drawn} for layer in [*students, num_layers]}
+    whole = {"none": (), "last": (num_layers,), "all": [*found, num_layers]}[settings.full_width]
+    return {layer: found.get(layer, set()) | ({width} if layer in whole else set()) for layer in {*found, *whole}}
 
 
 def depth_weight(weighting: str, place: int, layer: int) -> float:

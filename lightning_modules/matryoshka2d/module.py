@@ -27,7 +27,7 @@ from lightning_modules.core.whole_batch import NOTHING, Embedded, WholeBatchMeth
 from lightning_modules.matryoshka2d import grid, objective
 from lightning_modules.matryoshka2d.costs import Sample
 from lightning_modules.matryoshka2d.modeling import Embedder
-from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED, settings
+from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED, settings, trained
 from lightning_modules.matryoshka2d.options import ObjectiveOptions, UntrainedBert, given
 
 ALIGNED = "token_alignment"
@@ -115,7 +115,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         self.num_layers, self.width = self.model.encoder.num_layers, self.model.encoder.width
         initialise(self.model, getattr(config, "initializer_range", 0.02), self.seed)
         if self.fixed_teacher:
-            self._teacher = [self._fixed(tokenizer)]
+            self._teacher = [self._fixed(tokenizer, sequence_length)]
         drawn = objective.draw(self.settings, self.num_layers, self.width, self.seed, 0)
         self.term_names = {cell.name for cell in objective.plan(self.settings, drawn, self.num_layers, self.width)}
 
@@ -125,13 +125,19 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
             return self.untrained.config(tokenizer)
         return encoder_config(self.shape_from, tokenizer)
 
-    def _fixed(self, tokenizer: PreTrainedTokenizerBase) -> Encoder:
-        with unpartitioned():
-            teacher = Encoder(encoder_config(self.fixed_teacher, tokenizer)).eval().requires_grad_(False)
-            load_encoder(teacher.network, self.fixed_teacher)
+    def _fixed(self, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> Encoder:
+        try:
+            with unpartitioned():
+                teacher = Encoder(encoder_config(self.fixed_teacher, tokenizer)).eval().requires_grad_(False)
+                load_encoder(teacher.network, self.fixed_teacher)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace("model.init_from", "model.fixed_teacher")) from error
+        at = f"model.fixed_teacher = {self.fixed_teacher}"
         if teacher.width != self.width:
+            raise CheckpointError(f"{at}: has width {teacher.width}, the encoder {self.width}")
+        if sequence_length > teacher.max_tokens:
             raise CheckpointError(
-                f"model.fixed_teacher = {self.fixed_teacher}: has width {teacher.width}, the encoder {self.width}"
+                f"{at}: has {teacher.max_tokens} positions, data.sequence_length is {sequence_length}"
             )
         return teacher
 
@@ -146,18 +152,18 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
     # Training
 
     def on_fit_start(self) -> None:
-        """Refuse data that the loss cannot compare, and warn of what will not be trained.
+        """Refuse data and widths that the loss cannot compare, and warn of what will not be trained.
 
         Raises:
             CheckpointError: naming the source, and what it lacks.
         """
+        widths = set().union(*trained(self.settings, self.num_layers, self.width).values())
         for part in self.trainer.datamodule.parts:
-            if problem := self.loss.misfit(part.num_columns, part.has_labels):
+            if problem := self.loss.misfit(part.num_columns, part.has_labels, widths):
                 raise CheckpointError(f"data: source {part.name}: {problem}")
-        widths = {cell.width for cell in objective.plan(self.settings, self.drawn(), self.num_layers, self.width)}
-        offered = self.settings.widths or ()
-        if self.settings.full_width == "none" and self.width not in {*widths, *offered} and offered:
-            rank_zero_warn(f"model.objective.widths = {list(offered)}: the full width {self.width} is never trained")
+        if self.width not in widths:
+            offered = list(self.settings.widths or ())
+            rank_zero_warn(f"model.objective.widths = {offered}: no loss of pairs is at the full width {self.width}")
 
     def drawn(self) -> objective.Draw:
         """Return the layers and widths of the step, the same on all ranks."""
@@ -240,7 +246,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         return NOTHING
 
     def end_evaluation(self, prefix: str) -> dict[str, float]:
-        """Measure all cells of the grid; returns the metrics of the whole model."""
+        """Measure all cells of the grid; returns the metrics of its deepest and widest cell."""
         costs = None if self._sample is None else self(self._sample.costs, self.model, self._cells.layers)
         self.grid = grid.measured(self._vectors.join(), self._cells, self._tasks, costs)
         del self._vectors, self._sample

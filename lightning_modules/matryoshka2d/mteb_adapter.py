@@ -1,5 +1,6 @@
 """One cell of an encoder as a model that MTEB evaluates; an exported folder needs nothing of this."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
 class MtebEncoder:
     """What `mteb.evaluate` takes as a model, of mteb 2 (its EncoderProtocol).
 
-    Queries and documents of retrieval get the prompts `query` and `document` of the training, where it had some; other
-    texts get none.
+    Queries and documents of retrieval get the prompts `query` and `document`; other texts get none.
 
     Args:
         encoder: the encoder.
@@ -23,6 +23,10 @@ class MtebEncoder:
         layer: how many layers are run; by default all.
         dim: how many coordinates are kept; by default all.
         batch_size: texts that are run together, unless the evaluation says so.
+        prompts: those of `query` and `document`; by default those of the training.
+
+    Raises:
+        ValueError: sources of the training had prompts of their own, and none are given.
     """
 
     def __init__(
@@ -32,8 +36,15 @@ class MtebEncoder:
         layer: int | None = None,
         dim: int | None = None,
         batch_size: int = 32,
+        prompts: Mapping[str, str] | None = None,
     ) -> None:
         self.encoder, self.batch_size = encoder, batch_size
+        self.prompts = encoder.prompts if prompts is None else prompts
+        if self.prompts and not {"query", "document"} & {*self.prompts}:
+            raise ValueError(
+                f"prompts: the training had {', '.join(self.prompts)}; say which are meant with "
+                'prompts={"query": "...", "document": "..."}'
+            )
         self.layer, self.dim = encoder.layers if layer is None else layer, encoder.dim if dim is None else dim
         self.name = f"{name if '/' in name else f'local/{name}'}_{self.layer}x{self.dim}"
 
@@ -56,7 +67,7 @@ class MtebEncoder:
             if "text" not in batch:
                 raise ValueError(f"inputs: a batch holds {', '.join(batch)}; only text can be encoded")
             texts += batch["text"]
-        prompt = self.encoder.prompts.get(getattr(prompt_type, "value", prompt_type), "") if prompt_type else ""
+        prompt = self.prompts.get(getattr(prompt_type, "value", prompt_type), "") if prompt_type else ""
         size = options.get("batch_size") or self.batch_size
         return self.encoder.encode(texts, self.layer, self.dim, size, prompt=prompt)
 

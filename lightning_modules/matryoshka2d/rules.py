@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lightning_modules.matryoshka2d.modes import AS_RELEASED, settings
+from lightning_modules.matryoshka2d.modes import AS_RELEASED, LARGEST_SCALE, settings
 
 
 def one_encoder(init_from: str | None, hidden_size: int) -> str | None:
@@ -45,6 +45,24 @@ def scale_is_used(learn_scale: bool, name: str) -> str | None:
     return "is for model.loss.name info_nce or cosent" if learn_scale and name not in ("info_nce", "cosent") else None
 
 
+def below_limit(scale: float, learn_scale: bool) -> str | None:
+    """A learnt scale begins below its limit."""
+    return f"must be at most {LARGEST_SCALE:g} where it is learnt" if learn_scale and scale > LARGEST_SCALE else None
+
+
+def teacher_is_followed(
+    fixed_teacher: str | None, mode: str, as_released: bool, objective: Mapping[str, Any] | None
+) -> str | None:
+    """A fixed teacher is for a divergence."""
+    changes = {key: value for key, value in (objective or {}).items() if value is not None}
+    if not fixed_teacher or known_settings(mode, as_released, objective):
+        return None
+    found = settings(mode, as_released, **changes)
+    if found.layers_per_step and found.kl_weight and found.kl_temperature:
+        return None
+    return f"is the target of a divergence, which mode {mode} has not"
+
+
 def above_zero(number: float | None) -> str | None:
     """A scale is positive."""
     return None if number is None or 0 < number < math.inf else "must be above 0 and finite"
@@ -67,6 +85,8 @@ RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [
     (("model.mode", "model.as_released", "model.objective"), known_settings),
     (("model.mode", "model.as_released"), known_mode),
     (("model.loss.learn_scale", "model.loss.name"), scale_is_used),
+    (("model.loss.scale", "model.loss.learn_scale"), below_limit),
+    (("model.fixed_teacher", "model.mode", "model.as_released", "model.objective"), teacher_is_followed),
     *(((f"model.loss.{name}",), above_zero) for name in ("scale", "cosine_scale", "in_batch_scale", "angle_scale")),
     *(((f"model.untrained.{name}",), share) for name in ("dropout", "attention_dropout")),
     *(((f"model.{name}",), not_negative) for name in ("learning_rate", "weight_decay", "adam_epsilon", "clip_norm")),

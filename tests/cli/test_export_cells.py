@@ -108,6 +108,21 @@ def test_every_cell_holds_what_the_grid_says_of_it(place: Path) -> None:
         assert f"**{measured:.4f}**" in (folder / "README.md").read_text()
 
 
+def test_a_test_measures_what_each_depth_costs_and_the_model_card_says_so(place: Path) -> None:
+    judged = ["--data.test.dev.task", "sts", "--data.test.dev.path", "dev.csv"]
+    done = launch("test", "--run.dir", str(place / "run"), *judged)
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured, plain = (read_csv(place / "run" / "grid" / f"{name}step_00000006.csv") for name in ("test_", ""))
+    assert measured.values == plain.values and plain.costs.parameters == {}
+    assert sorted(measured.costs.sentences_per_second) == sorted(measured.costs.parameters) == [1, 2]
+    assert min(measured.costs.sentences_per_second.values()) > 0
+    done = launch("export", str(place / "run"), "--out", str(place / "told"), "--layers", "1", "--dim", "16")
+    assert done.returncode == 0, done.stderr
+    one = measured.costs.parameters[1]
+    assert f"| 1 | {one:,} |" in (place / "told" / "README.md").read_text()
+    assert one == sum(p.numel() for p in MatryoshkaEncoder.from_run(place / "run", device="cpu").first(1).parameters())
+
+
 def test_one_cell_and_what_was_not_trained(place: Path) -> None:
     out = place / "one"
     done = launch("export", str(place / "run"), "--out", str(out), "--layers", "1", "--dim", "20", "--step", "3")

@@ -172,14 +172,16 @@ def test_the_card_shows_the_grid_of_its_own_step_and_what_it_costs(tmp_path: Pat
         ("paper", (3, 24), "width 24 was not trained; this run trained 8, 16, 32, 48"),
         ("sentence_transformers", (3, 24), "width 24 was not trained; this run trained 8, 16, 32, 48"),
         ("espresso", (2, 24), None),
-        ("espresso", (2, 48), None),
-        ("espresso", (2, 8), "width 8 was not trained; this run trained 24"),
+        ("espresso", (2, 48), "width 48 was not trained at layer 2; this run trained 24"),
+        ("espresso", (6, 48), None),
+        ("espresso", (2, 8), "width 8 was not trained at layer 2; this run trained 24"),
         ("matryoshka_1d", (6, 8), None),
         ("matryoshka_1d", (3, 8), "layer 3 was not trained to end the model; this run trained 6"),
         ("plain", (6, 48), None),
         ("plain", (6, 8), "width 8 was not trained; this run trained 48"),
         ("starbucks", (3, 8), None),
         ("starbucks", (3, 16), "width 16 was not trained at layer 3; this run trained 8"),
+        ("starbucks", (3, 48), "width 48 was not trained at layer 3; this run trained 8"),
         ("starbucks", (6, 48), None),
     ],
 )
@@ -192,7 +194,8 @@ def test_students_can_be_some_layers_only() -> None:
     assert cuts.trained(some, 4, 32) == {1: {8, 16}, 2: {8, 16}, 4: {8, 16, 32}}
     assert cuts.not_trained(some, 4, 32, [(3, 8), (3, 9), (1, 9), (2, 9)]) == [
         "layer 3 was not trained to end the model; this run trained 1, 2, 4",
-        "width 9 was not trained; this run trained 8, 16",
+        "width 9 was not trained at layer 1; this run trained 8, 16",
+        "width 9 was not trained at layer 2; this run trained 8, 16",
     ]
 
 

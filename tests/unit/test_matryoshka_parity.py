@@ -1,10 +1,13 @@
 """Against sentence-transformers' own losses, and the functions of angle-emb: losses and every parameter's gradient."""
 
+import ast
 import importlib.metadata
 import importlib.util
+import math
 import random
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -14,9 +17,10 @@ from transformers import BertConfig, BertModel
 
 from datamodules.core.batches import flat_layout
 from lightning_modules.core import pair_losses
+from lightning_modules.core.base_loss import LossOptions
 from lightning_modules.core.pair_losses import Pairs
 from lightning_modules.core.pooling import pool
-from lightning_modules.matryoshka2d.modes import Settings, settings
+from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED, Settings, settings
 from lightning_modules.matryoshka2d.objective import Draw, draw, layers_needed, objective, total
 from tests.text import word_tokenizer
 
@@ -214,16 +218,25 @@ def test_all_widths_with_weights_at_two_layers(model, monkeypatch):
     check(model, ours_of(model, columns, base, sampled.as_draw(DIMS, 2, -1), chosen), expected)
 
 
-@pytest.mark.parametrize("layers", [1, -1])
-@pytest.mark.parametrize("name", ["info_nce_symmetric", "angle", "triplet"])
-def test_layers_alone_are_those_of_sentence_transformers(model, monkeypatch, name, layers):
+@pytest.mark.parametrize("layers", [1, 2, -1])
+@pytest.mark.parametrize(
+    ("name", "weighting", "temperature"),
+    [
+        ("info_nce_symmetric", "log", 0.3),
+        ("angle", "uniform", 0.0),
+        ("triplet", "linear", 0.3),
+        ("triplet", "log", 0.0),
+    ],
+)
+def test_layers_alone_are_those_of_sentence_transformers(model, monkeypatch, name, layers, weighting, temperature):
     columns, theirs, base = BASES[name]
-    loss = peer.AdaptiveLayerLoss(model, theirs(model), n_layers_per_step=layers, layer_weighting="log")
+    given = {"layer_weighting": weighting, "kl_temperature": temperature}
+    loss = peer.AdaptiveLayerLoss(model, theirs(model), n_layers_per_step=layers, **given)
     random.seed(1)
     with monkeypatch.context() as patch:
         sampled = Drawn(patch)
         expected = loss(features(columns), LABELS)
-    chosen = settings("sentence_transformers", weighting="log", normalise=False)
+    chosen = settings("sentence_transformers", weighting=weighting, kl_temperature=temperature, normalise=False)
     check(model, ours_of(model, columns, base, sampled.as_draw([D], layers, -1), chosen), expected)
 
 
@@ -285,6 +298,74 @@ def angle_emb() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def espresso_trainer(angle_emb) -> type:
+    """Take what computes Espresso's loss out of the trainer's file, whose other imports fail here.
+
+    Poolers are left out: the outputs of its layers are pooled already.
+    """
+    tree = ast.parse(Path(angle_emb.__file__).with_name("angle.py").read_text())
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    wanted = {
+        "AngleTrainer": ("compute_distillation_loss",),
+        "AngleESETrainer": ("pca_compress", "compute_student_loss", "compute_loss"),
+    }
+    for name, methods in wanted.items():
+        classes[name].body = [node for node in classes[name].body if getattr(node, "name", None) in methods]
+    classes["AngleTrainer"].bases = []
+    names = {"torch": torch, "nn": torch.nn, "F": torch.nn.functional, "math": math, "Dict": dict}
+    names |= {"get_pooling": lambda outputs, *_: outputs}
+    exec(compile(ast.Module([classes[name] for name in wanted], []), "angle.py", "exec"), names)
+    return names["AngleESETrainer"]
+
+
+def sorted_svd(matrix: Tensor, q: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the q largest of an exact decomposition; the authors' has other noise at every call."""
+    u, s, v = torch.linalg.svd(matrix)
+    return u[:, :q], s[:q], v[:q].T
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+def test_espresso_as_released_is_the_loss_of_its_trainer(angle_emb, espresso_trainer, monkeypatch, temperature):
+    monkeypatch.setattr(torch, "svd_lowrank", sorted_svd)
+    layers, k, tau = 5, 6, 20.0
+    labels, draws = torch.tensor([0, 1, 1, 0, 1]), torch.Generator().manual_seed(0)
+    ours = [torch.randn(2, 5, 16, generator=draws).requires_grad_() for _ in range(layers + 1)]
+    theirs = [x.detach().clone().requires_grad_() for x in ours]
+
+    def compared(twice: Tensor, x: Tensor) -> Tensor:
+        in_batch = angle_emb.in_batch_negative_loss(twice, x)
+        return in_batch + 0.02 * angle_emb.angle_loss(twice, x, tau) + 0.5 * angle_emb.cosine_loss(twice, x)
+
+    trainer = espresso_trainer()
+    trainer.n_layers, trainer.ese_compression_size, trainer.apply_ese_pca = layers, k, True
+    trainer.ese_kl_temperature, trainer.loss_fct, trainer.teacher_name_or_path = temperature, compared, None
+    trainer.pooler = pooled([zigzag(x) for x in theirs])
+    expected = trainer.compute_loss(None, {"labels": labels.repeat_interleave(2)[:, None]})
+
+    loss = LossOptions("angle", cosine_weight=0.5)
+    chosen = settings("espresso", True, widths=[k], alignment_temperature=temperature)
+    base = loss.bound(Pairs(slice(0, 5), labels), None, ANGLE_AS_RELEASED["espresso"])
+    found = total(objective(dict(enumerate(ours)), draw(chosen, layers, 16, 0, 0), base, slice(0, 5), chosen))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    found.backward()
+    expected.backward()
+    for layer, (own, other) in enumerate(zip(ours, theirs, strict=True)):
+        assert (own.grad is None) == (other.grad is None) == (layer == layers - 1)
+        if own.grad is not None:
+            torch.testing.assert_close(own.grad, other.grad, atol=1e-5, rtol=1e-5)
+
+
+def pooled(outputs: list[Tensor]) -> Callable:
+    """Return what stands in the trainer for an encoder and its pooler: the pooled outputs of all layers."""
+
+    def pooler(*_: object, **__: object) -> list[Tensor]:
+        return outputs
+
+    pooler.pooling_strategy = pooler.padding_side = None
+    return pooler
 
 
 def zigzag(x: Tensor) -> Tensor:

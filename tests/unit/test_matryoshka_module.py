@@ -1,0 +1,212 @@
+"""From a batch of texts to the terms of the loss: the module against the objective on vectors of single texts."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules.core.batches import PairBatch
+from datamodules.core.loader import lay_out
+from launch.config import resolve
+from launch.config.errors import ConfigError
+from lightning_modules.core.base_loss import LossOptions
+from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.pair_losses import Pairs, angle, info_nce
+from lightning_modules.matryoshka2d import objective
+from lightning_modules.matryoshka2d.encoder import flat_batch
+from lightning_modules.matryoshka2d.modeling import LearntScale
+from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED
+from lightning_modules.matryoshka2d.module import Matryoshka2d
+from tests.embedders import method_of
+
+CPU = torch.device("cpu")
+Examples = list[list[list[int]]]  # [examples][columns] texts
+
+
+def pair_batch(first: int, examples: Examples, labels: list[float] | None = None) -> PairBatch:
+    """Lay the texts of some examples out as the loader does, longest first; `first` is their place in the order."""
+    columns = [list(column) for column in zip(*examples, strict=True)]
+    texts = [text for column in columns for text in column]
+    order = np.argsort([-len(text) for text in texts], kind="stable")
+    lens = np.array([len(texts[slot]) for slot in order])
+    places = np.array([first + slot % len(examples) for slot in order])
+    laid = lay_out(np.concatenate([texts[slot] for slot in order]), lens, lens, places, np.zeros(64, bool))
+    return {
+        **laid,
+        "slot_B": torch.from_numpy(order),
+        "num_columns": len(columns),
+        "key_CP": torch.tensor([[hash(tuple(text)) for text in column] for column in columns]),
+        "label_P": torch.tensor(labels or [1.0] * len(examples)),
+        "has_labels": labels is not None,
+        "source": "train",
+    }
+
+
+def examples_of(count: int, columns: int) -> Examples:
+    """Draw texts of unequal lengths; the longest is not always in the same column."""
+    draws = np.random.default_rng(7)
+    return [
+        [[2, *draws.integers(5, 30, draws.integers(1, 9)).tolist(), 3] for _ in range(columns)] for _ in range(count)
+    ]
+
+
+def stack_of(method: Matryoshka2d, examples: Examples) -> dict[int, Tensor]:
+    """Encode every text alone: by layer a table [C, B, D]."""
+    found = [[method.model.vectors(flat_batch([text], CPU), range(4))[:, 0] for text in row] for row in examples]
+    table_LCBD = torch.stack([torch.stack(row) for row in found]).permute(2, 1, 0, 3)
+    return dict(enumerate(table_LCBD))
+
+
+def terms_of(
+    method: Matryoshka2d, examples: Examples, cuts: list[int], labels: list[float] | None = None
+) -> dict[str, tuple[Tensor, float]]:
+    """Give examples in micro-batches, each of which is compared as the part of one rank; returns sums and weights."""
+    method._trainer = SimpleNamespace(global_step=3)
+    bounds = np.cumsum([0, *cuts]).tolist()
+    slices = [slice(*bounds[n : n + 2]) for n in range(len(cuts))]
+    batches = [pair_batch(own.start, examples[own], labels and labels[own]) for own in slices]
+    vectors_BX = torch.cat([method.embed(batch).vectors_PX for batch in batches])
+    known = [method.known(batch) for batch in batches]
+    together = {name: torch.cat([part[name] for part in known]) for name in known[0]}
+    found = [method.compare(vectors_BX, together, own, None).terms for own in slices]
+    return {name: (sum(terms[name].sum for terms in found), found[0][name].weight) for name in found[0]}
+
+
+def check(found: dict[str, tuple[Tensor, float]], expected: dict[str, objective.Part], examples: int) -> None:
+    assert found.keys() == expected.keys()
+    for name, part in expected.items():
+        torch.testing.assert_close(found[name][0], part.value * examples, atol=1e-4, rtol=1e-5)
+        assert found[name][1] == part.weight and part.value.abs() > 1e-4
+
+
+@pytest.mark.parametrize("mode", ["paper", "sentence_transformers", "starbucks", "espresso"])
+def test_triplets_in_two_micro_batches(mode, tmp_path):
+    method, _ = method_of("bert", tmp_path, mode=mode)
+    examples, own = examples_of(7, 3), slice(0, 7)
+    drawn, stack = objective.draw(method.settings, 3, 32, method.seed, 3), stack_of(method, examples)
+    needed = {layer: stack[layer] for layer in objective.layers_needed(drawn, 3)}
+    expected = objective.objective(needed, drawn, lambda table: info_nce(table, Pairs(own)), own, method.settings)
+    check(terms_of(method, examples, [4, 3]), expected, 7)
+
+
+def test_labels_and_dropped_duplicates_of_the_improved_code(tmp_path):
+    method, _ = method_of("bert", tmp_path, mode="improved", as_released=True, loss=LossOptions("angle"))
+    examples, labels = examples_of(8, 2), [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0]
+    examples[2][1], examples[5][1] = examples[0][0], examples[4][1]  # both left out: one in another column
+    stays = [row for row in range(8) if row not in (2, 5)]
+    drawn = objective.draw(method.settings, 3, 32, method.seed, 3)
+    stack = stack_of(method, [examples[row] for row in stays])
+    needed = {layer: stack[layer] for layer in objective.layers_needed(drawn, 3)}
+    own, label_B = slice(0, 6), torch.tensor([labels[row] for row in stays])
+
+    def base(table: Tensor) -> Tensor:
+        return angle(table, Pairs(own, label_B), 0.0, 30.0, 1.0, angle_tau=20.0, integer_labels=True)
+
+    expected = objective.objective(needed, drawn, base, own, method.settings)
+    check(terms_of(method, examples, [3, 3, 2], labels), expected, 8)
+
+
+# Options of the loss
+
+
+def bound(options: LossOptions, mode: str | None) -> dict[str, object]:
+    """Return the arguments that reach the loss; of a mode's released code, or of none."""
+    given = options.bound(Pairs(slice(0, 1)), None, ANGLE_AS_RELEASED.get(mode)).keywords
+    return {name: value for name, value in given.items() if name != "pairs"}
+
+
+def test_what_is_given_goes_before_what_was_released_and_that_before_the_default():
+    default = bound(LossOptions("angle"), None)
+    assert not {"angle_tau", "integer_labels", "ibn_w"} & {*default}, "the function's own: 20, no and 30"
+    assert bound(LossOptions("angle"), "paper")["angle_tau"] == 1.0
+    assert bound(LossOptions("angle"), "improved")["angle_tau"] == 20.0
+    espresso = bound(LossOptions("angle"), "espresso")
+    assert [espresso[name] for name in ("ibn_w", "cln_w", "angle_w", "angle_tau")] == [1.0, 1.0, 0.02, 20.0]
+    given = bound(LossOptions("angle", angle_scale=5.0, integer_labels=False), "paper")
+    assert given == {**default, "angle_tau": 5.0, "integer_labels": False}
+    assert "angle_tau" not in bound(LossOptions("info_nce"), "paper"), "no option of another loss"
+
+
+def test_the_overlay_of_the_released_code_reaches_the_loss_of_the_recipe():
+    for mode, tau in (("paper", 1.0), ("improved", 20.0), ("espresso", 20.0)):
+        files = ["base", "as_released"]
+        found = resolve(
+            [*(w for f in files for w in ("--config", f"configs/matryoshka2d/{f}.yaml")), "--model.mode", mode]
+        )
+        options = LossOptions(**found.values["model"]["loss"])
+        assert found.get("model.as_released") is True and bound(options, mode)["angle_tau"] == tau
+        assert bound(options, mode).get("angle_w", 1.0) == (0.02 if mode == "espresso" else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "columns", "has_labels", "widths", "problem"),
+    [
+        (LossOptions(), 2, False, {7}, None),
+        (LossOptions(), 2, True, {8}, "has labels other than 1"),
+        (LossOptions("cosent"), 2, False, {8}, "has no scores or labels"),
+        (LossOptions("cosent"), 3, False, {8}, None),
+        (LossOptions("triplet"), 2, False, {8}, "has no hard negatives"),
+        (LossOptions("triplet"), 3, True, {8}, "has labels beside hard negatives"),
+        (LossOptions("angle"), 3, True, {8}, "has labels beside hard negatives"),
+        (LossOptions("angle"), 2, True, {8, 16}, None),
+        (LossOptions("angle"), 2, True, {8, 15, 16}, "is compared at width 15"),
+        (LossOptions("angle"), 3, False, {15}, "is compared at width 15"),
+        (LossOptions("angle"), 2, False, {15}, None),
+        (LossOptions("angle", angle_weight=0.0), 2, True, {15}, None),
+    ],
+)
+def test_data_that_a_loss_cannot_compare(options, columns, has_labels, widths, problem):
+    found = options.misfit(columns, has_labels, widths)
+    assert found is None if problem is None else found.startswith(problem)
+
+
+def test_a_learnt_scale_ends_at_100_and_comes_back():
+    scale = LearntScale(20.0)
+    scale.bias.data.fill_(math.log(100.0) + 0.5)
+    assert scale().item() == pytest.approx(100.0)
+    scale().sum().backward()
+    assert scale.bias.grad.item() == pytest.approx(100.0), "it is not stuck"
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--model.loss.learn_scale=true", "--model.loss.scale=101"], "must be at most 100 where it is learnt"),
+        (["--model.fixed_teacher=x", "--model.mode=plain"], "which mode plain has not"),
+        (["--model.fixed_teacher=x", "--model.mode=espresso"], "which mode espresso has not"),
+        (["--model.fixed_teacher=x", "--model.objective.kl_temperature=0"], "which mode paper has not"),
+        (["--model.objective.pairs=[[1, 8]]"], "pairs: has no meaning in mode paper"),
+        (["--model.mode=starbucks", "--model.objective.widths=[8]"], "widths: has no meaning in mode starbucks"),
+    ],
+)
+def test_options_that_would_do_nothing(flags, problem):
+    with pytest.raises(ConfigError, match=problem):
+        resolve(["--config", "configs/matryoshka2d/debug.yaml", *flags])
+
+
+def test_a_teacher_that_cannot_be_taken_is_called_by_its_own_key(tmp_path):
+    method, tokenizer = method_of("bert", tmp_path / "whole", fixed_teacher=str(tmp_path / "whole"))
+    assert method._teacher[0].width == 32
+    short, _ = method_of("bert", tmp_path / "short")
+    network = short.model.encoder.network
+    network.config.max_position_embeddings = 16
+    network.embeddings.position_embeddings.weight.data = network.embeddings.position_embeddings.weight[:16].detach()
+    network.save_pretrained(tmp_path / "short")
+    for name, problem in (("short", "has 16 positions, data.sequence_length is 24"), ("none", "")):
+        method.fixed_teacher = str(tmp_path / name)
+        with pytest.raises(CheckpointError, match=rf"^model\.fixed_teacher = .*{name}: {problem}"):
+            method.build(tokenizer, 24)
+
+
+@pytest.mark.parametrize(("widths", "warns"), [([8, 16], True), ([8, 32], False)])
+def test_a_run_that_never_compares_whole_vectors_says_so(widths, warns, tmp_path, recwarn):
+    method, _ = method_of("bert", tmp_path, mode="sentence_transformers", objective={"widths": widths})
+    method._trainer = SimpleNamespace(global_step=0, datamodule=SimpleNamespace(parts=[]))
+    method.on_fit_start()
+    assert any("no loss of pairs is at the full width 32" in str(warning.message) for warning in recwarn) == warns
