@@ -64,4 +64,6 @@ lint: env
 gpu:
 	$(PYTHON) -m pytest tests/gpu -rs || test $$? -eq 5  # 5: everything was skipped, with the reason
 	@lacking=$$($(PYTHON) -c "$$LACKING"); if [ -n "$$lacking" ]; then echo "bench skipped: $(PYTHON) lacks $$lacking"; \
-	else $(PYTHON) -m launch bench electra --device cuda --out benchmarks/electra/bench_gpu; fi
+	else $(PYTHON) -m launch bench electra --device cuda --out benchmarks/electra/bench_gpu \
+	    && { $(PYTHON) -c 'import sentence_transformers' 2>/dev/null || { echo "no sentence-transformers: no second bench"; exit 0; }; \
+	    $(PYTHON) -m launch bench matryoshka2d --device cuda --out benchmarks/matryoshka2d/bench_gpu; }; fi

@@ -37,7 +37,7 @@ runtime: two ranks; steps, saves, loads and starts of each strategy against the 
   --out FOLDER        for results.json, report.md and ratios.png; by default benchmarks/electra/bench, benchmarks/data,
                       benchmarks/matryoshka2d/bench, benchmarks/runtime
   --data.root FOLDER  matryoshka2d only; holds nli_triplets and stsb; else the embedded pairs are taken
-  --device cpu|cuda   electra only; on a GPU sizes small and base in bf16
+  --device cpu|cuda   electra and matryoshka2d; on a GPU in bf16, electra in sizes small and base
   --size NAMES        small, base, debug; several with commas
   --threads NUMBERS   threads of each system, by default 1,2
   --precision NAMES   fp32, bf16; by default both on a CPU that computes in bf16

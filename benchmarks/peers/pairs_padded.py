@@ -31,9 +31,13 @@ class PairTrainer(SentenceTransformerTrainer):
         return DataLoader(self.train_dataset, self.args.train_batch_size, collate_fn=self.data_collator)
 
 
-def sentence_transformer(folder: str, sequence_length: int) -> SentenceTransformer:
-    """Open a Hugging Face folder as an encoder whose vectors are means over tokens."""
-    encoder = Transformer(folder, max_seq_length=sequence_length)
+def sentence_transformer(folder: str, sequence_length: int, attention: str | None = None) -> SentenceTransformer:
+    """Open a Hugging Face folder as an encoder whose vectors are means over tokens.
+
+    With the attention `flash_attention_2` the library leaves padding out by itself.
+    """
+    options = {"attn_implementation": attention} if attention else {}
+    encoder = Transformer(folder, max_seq_length=sequence_length, model_kwargs=options)
     return SentenceTransformer(modules=[encoder, Pooling(encoder.get_embedding_dimension(), "mean")])
 
 

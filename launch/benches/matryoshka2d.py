@@ -14,6 +14,7 @@ Training reads the same pairs in the same steps, with the tokenizer and the shap
 
 import gzip
 import importlib.util
+import resource
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -49,7 +50,13 @@ def run(options: "Options") -> dict[str, Any]:
     """Measure every number of threads and precision, and return the results."""
     if importlib.util.find_spec("sentence_transformers") is None:
         raise ConfigError("bench matryoshka2d: sentence-transformers is not installed; pip install 'tokamak[bench]'")
-    found: dict[str, Any] = {"about": [__doc__.strip()], "unit": "units", "settings": [], "comparisons": []}
+    about = [__doc__.strip()]
+    if options.device == "cuda":
+        about.append(
+            f"On this GPU the peer runs {'with' if flash_attention() else 'without'} flash_attention_2, which "
+            f"leaves padding out{'' if flash_attention() else '; flash-attn is not installed'}."
+        )
+    found: dict[str, Any] = {"about": about, "unit": "units", "settings": [], "comparisons": []}
     for threads in options.threads:
         for precision in options.precisions:
             training(options, threads, precision, found)
@@ -90,6 +97,11 @@ def using(options: "Options", threads: int, name: str, systems: tuple[str, ...],
         rounds = alternate(started, options.rounds, 1, options.tell, warm_up=1, unit="texts")
     goal = Goal("grid", "cell", 1 / 1.3) if name == "evaluation" else Goal("half", "full", 1.8)
     add(found, label, rounds, "texts", [goal], options)
+
+
+def flash_attention() -> str | None:
+    """Name the attention with which the peer leaves padding out, where it is installed."""
+    return "flash_attention_2" if importlib.util.find_spec("flash_attn") else None
 
 
 def add(
@@ -181,11 +193,10 @@ def memory(options: "Options") -> list[str]:
             options.tell(f"{name}, {batch} pairs: {peak:.2f} GiB")
             cells.append(f"{peak:.2f}")
         lines.append(f"| {batch:,} | {' | '.join(cells)} |")
-    return [
-        *lines,
-        "",
-        f"Resident memory at its peak, in micro-batches of {MEMORY_MICRO_BATCH}; an idle process has 0.6.",
-    ]
+    on_gpu = options.device == "cuda"
+    what = "Allocated on the GPU" if on_gpu else "Resident memory"
+    idle = "" if on_gpu else "; an idle process has 0.6"
+    return [*lines, "", f"{what} at its peak, in micro-batches of {MEMORY_MICRO_BATCH}{idle}."]
 
 
 # What runs in the systems' processes
@@ -211,18 +222,24 @@ def start(gate: Gate, options: dict[str, Any]) -> None:
 
 def run_fit(cli: "Cli", gate: Gate) -> None:
     """Run Lightning's loop; a callback waits at the beginning of each step."""
-    import resource
-
     from lightning import Callback, LightningModule, Trainer
 
     class Wait(Callback):
         def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: list, *_: object) -> None:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             tokens, pairs = (sum(sum(micro["lens"]) for micro in batch), sum(len(micro["label_P"]) for micro in batch))
-            gate.step(tokens=tokens, pairs=pairs, peak_gib=peak)
+            gate.step(tokens=tokens, pairs=pairs, peak_gib=peak_gib(gate.device))
 
     cli.trainer.callbacks.append(Wait())
     cli.run()
+
+
+def peak_gib(device: str) -> float:
+    """Return the most memory that this process ever had: on the GPU, or resident on the host."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def saved(cli: "Cli") -> str:
@@ -241,7 +258,7 @@ def run_trainer(cli: "Cli", gate: Gate, steps: int) -> None:
 
     method, data = cli.model, cli.datamodule
     peer = trainer(
-        sentence_transformer(saved(cli), data.sequence_length),
+        sentence_transformer(saved(cli), data.sequence_length, flash_attention() if gate.device == "cuda" else None),
         rows(cli, steps),
         sorted(default_widths(method.settings, method.width), reverse=True),
         str(cli.resolved.run_dir),
@@ -269,7 +286,7 @@ def run_evaluation(cli: "Cli", gate: Gate, name: str) -> None:
 
     from lightning_modules.matryoshka2d.grid import Choice
 
-    method, data = cli.model.eval(), cli.datamodule
+    method, data = cli.model.eval().to(gate.device), cli.datamodule
     method.trainer, data.trainer = cli.trainer, None
     cli.trainer.datamodule = data
     widths = None if name == "grid" else [method.width]
@@ -279,7 +296,7 @@ def run_evaluation(cli: "Cli", gate: Gate, name: str) -> None:
             gate.step(texts=data.num_texts("val"))
             method.start_evaluation()
             for batch in data.val_dataloader():
-                method.evaluation_step(batch)
+                method.evaluation_step(data.transfer_batch_to_device(batch, method.device, 0))
             method.end_evaluation("val")
 
 
