@@ -11,7 +11,8 @@ from typing import NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
-ROWS_PER_GROUP = 8
+TOKENS_PER_GROUP = 1024  # a block of scores stays in the processor's cache, and short sequences share one
+SHORTEST_IN_GROUP = 0.7  # of its longest
 
 
 class Group(NamedTuple):
@@ -82,8 +83,15 @@ class PairBatch(TextBatch):
     source: str  # name of the source from which the batch was drawn
 
 
-def flat_layout(lens: list[int], rows_per_group: int = ROWS_PER_GROUP) -> FlatLayout:
+def flat_layout(
+    lens: list[int], tokens_per_group: int = TOKENS_PER_GROUP, shortest: float = SHORTEST_IN_GROUP
+) -> FlatLayout:
     """Lay sequences of the given lengths (longest first) end to end.
+
+    Args:
+        lens: their lengths.
+        tokens_per_group: how many tokens are attended to together, padding included; one sequence at least.
+        shortest: how short a sequence of a group may be, as a share of its longest.
 
     Raises:
         ValueError: no sequence, a length below one, or lengths that are not in descending order.
@@ -94,12 +102,14 @@ def flat_layout(lens: list[int], rows_per_group: int = ROWS_PER_GROUP) -> FlatLa
     cu_seqlens = torch.zeros(len(lens) + 1, dtype=torch.int32)
     cu_seqlens[1:] = lens_B.cumsum(0)
     starts = cu_seqlens.tolist()
-    groups = []
-    for row in range(0, len(lens), rows_per_group):
-        end = min(row + rows_per_group, len(lens))
+    groups, row = [], 0
+    while row < len(lens):
+        end = min(row + max(tokens_per_group // lens[row], 1), len(lens))
+        end = next((other for other in range(row, end) if lens[other] < shortest * lens[row]), end)
         groups.append(Group(starts[row], starts[end], row, end - row, lens[row], lens[row] != lens[end - 1]))
+        row = end
     width_B = torch.tensor([group.width for group in groups for _ in range(group.rows)])
-    row_in_group_B = torch.arange(len(lens)) % rows_per_group
+    row_in_group_B = torch.cat([torch.arange(group.rows) for group in groups])
     position_T = torch.arange(starts[-1]) - torch.repeat_interleave(cu_seqlens[:-1].long(), lens_B)
     padded_T = torch.repeat_interleave(row_in_group_B * width_B, lens_B) + position_T
     return FlatLayout(cu_seqlens, lens_B, padded_T, tuple(groups), lens[0], lens[-1])

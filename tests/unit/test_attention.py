@@ -26,15 +26,18 @@ def run(model: BertModel, batch: dict) -> torch.Tensor:
     ).last_hidden_state[0]
 
 
-def test_layout_lays_sequences_end_to_end():
-    layout = flat_layout(LENS, rows_per_group=4)
+def test_layout_lays_sequences_end_to_end_in_groups_of_like_length():
+    layout = flat_layout(LENS, tokens_per_group=4 * max(LENS))
     assert layout.cu_seqlens.tolist()[-3:] == [125, 128, 129] and layout.cu_seqlens.dtype == torch.int32
     assert [(g.start, g.stop, g.row, g.rows, g.width, g.ragged) for g in layout.groups] == [
         (0, 80, 0, 4, 23, True),
-        (80, 116, 4, 4, 9, False),
-        (116, 129, 8, 3, 9, True),
+        (80, 125, 4, 5, 9, False),  # the next is shorter than .7 of its longest
+        (125, 128, 9, 1, 3, False),
+        (128, 129, 10, 1, 1, False),
     ]
-    assert layout.padded_T[23] == 23 and layout.padded_T[43] == 2 * 23 and layout.padded_T[128] == 2 * 9
+    assert layout.padded_T[23] == 23 and layout.padded_T[43] == 2 * 23 and layout.padded_T[128] == 0
+    assert [group.rows for group in flat_layout([9] * 7, tokens_per_group=30).groups] == [3, 3, 1]
+    assert [group.rows for group in flat_layout([9] * 2, tokens_per_group=8).groups] == [1, 1], "one at least"
 
 
 @pytest.mark.parametrize("lens", [[], [3, 4], [2, 0]])
