@@ -95,7 +95,8 @@ def main(words: list[str]) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
     minutes = (time.perf_counter() - began) / 60
-    command = shlex.join(["python", "-m", "launch", "bench", *words])
+    told = ["FOLDER" if word == options.root else word.replace(f"={options.root}", "=FOLDER") for word in words]
+    command = shlex.join(["python", "-m", "launch", "bench", *told])
     title = f"{name}, a quick run that measures nothing" if quick else name
     report.write(out, {"bench": title, "command": command, "minutes": minutes, "machine": machine, **found})
     options.tell(f"{out / 'report.md'}, results.json, ratios.png")
