@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
@@ -49,7 +50,8 @@ class Grid(Callback):
         shown: Metrics that are drawn, as sts_mean; null for one of each kind.
         baselines: By name what is shown beside, a CSV or the folder of a run, whose newest grid is taken; a list stands
             for models trained each at its own size, of which the largest cell is taken.
-        costs: Measure in `launch test` on one rank how many texts a second each depth encodes, and count parameters.
+        costs: Measure in `launch test` how many texts a second each depth encodes, and count parameters; under the
+            strategy single alone.
 
     Raises:
         CheckpointError: the model has no grid, a baseline has none, or a metric to be shown is not measured.
@@ -76,7 +78,8 @@ class Grid(Callback):
                 "--callbacks.grid null"
             )
         module.grid_choice = self.choice
-        module.measures_costs = self.costs and stage == "test" and trainer.world_size == 1
+        alone = isinstance(trainer.strategy, SingleDeviceStrategy)  # others may hold weights in parts
+        module.measures_costs = self.costs and stage == "test" and alone
         self.folder, self.prefix = Path(trainer.default_root_dir) / FOLDER, "test_" if stage == "test" else ""
         self.beside = {name: baseline(name, given, self.prefix) for name, given in self.baselines.items()}
         if trainer.is_global_zero and stage == "fit":

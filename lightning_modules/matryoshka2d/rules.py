@@ -29,7 +29,7 @@ def known_settings(mode: str, as_released: bool, objective: Mapping[str, Any] | 
     if as_released and mode not in AS_RELEASED:
         return f"has no released code that differs; model.as_released is for {', '.join(AS_RELEASED)}"
     try:
-        settings(mode, as_released, **{key: value for key, value in (objective or {}).items() if value is not None})
+        settings(mode, as_released, **(objective or {}))
     except ValueError as error:
         return f"cannot be changed so: {error}"
     return None
@@ -54,10 +54,9 @@ def teacher_is_followed(
     fixed_teacher: str | None, mode: str, as_released: bool, objective: Mapping[str, Any] | None
 ) -> str | None:
     """A fixed teacher is for a divergence."""
-    changes = {key: value for key, value in (objective or {}).items() if value is not None}
     if not fixed_teacher or known_settings(mode, as_released, objective):
         return None
-    found = settings(mode, as_released, **changes)
+    found = settings(mode, as_released, **(objective or {}))
     if found.layers_per_step and found.kl_weight and found.kl_temperature:
         return None
     return f"is the target of a divergence, which mode {mode} has not"

@@ -123,6 +123,16 @@ def test_a_test_measures_what_each_depth_costs_and_the_model_card_says_so(place:
     assert one == sum(p.numel() for p in MatryoshkaEncoder.from_run(place / "run", device="cpu").first(1).parameters())
 
 
+def test_costs_are_not_told_where_weights_are_in_parts(tmp_path: Path) -> None:
+    words = ["--config", "configs/matryoshka2d/debug.yaml", "--config", "configs/strategy/zero3.yaml"]
+    run = ["--run.dir", str(tmp_path), "--trainer.devices", "1", "--trainer.max_steps", "4"]
+    for command, given in (("fit", [*words, *run]), ("test", run[:2])):
+        done = launch(command, *given)
+        assert done.returncode == 0, done.stdout + done.stderr
+    grid = read_csv(tmp_path / "grid" / "test_step_00000004.csv")
+    assert grid.values and grid.costs.parameters == grid.costs.sentences_per_second == {}
+
+
 def test_one_cell_and_what_was_not_trained(place: Path) -> None:
     out = place / "one"
     done = launch("export", str(place / "run"), "--out", str(out), "--layers", "1", "--dim", "20", "--step", "3")
