@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from launch.benches import report
 from launch.config.errors import ConfigError, meant
 from launch.config.overlay import expanded
-from launch.config.resolved import flags
+from launch.config.resolved import command_shown, flags
 
 BENCHES = {
     "electra": "launch.benches.electra",
@@ -95,8 +94,7 @@ def main(words: list[str]) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
     minutes = (time.perf_counter() - began) / 60
-    told = ["FOLDER" if word == options.root else word.replace(f"={options.root}", "=FOLDER") for word in words]
-    command = shlex.join(["python", "-m", "launch", "bench", *told])
+    command = command_shown("bench", words, options.root)
     title = f"{name}, a quick run that measures nothing" if quick else name
     report.write(out, {"bench": title, "command": command, "minutes": minutes, "machine": machine, **found})
     options.tell(f"{out / 'report.md'}, results.json, ratios.png")

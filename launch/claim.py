@@ -1,7 +1,6 @@
 """`python -m launch claim METHOD`: a method against its baselines at equal compute, over seeds."""
 
 import os
-import shlex
 import signal
 import sys
 import time
@@ -14,7 +13,7 @@ from launch.claims.grid_plan import GridClaim, GridSize, grid_claim
 from launch.claims.plan import Claim, Size, claim_file, probe_claim, tasks_at
 from launch.config.errors import ConfigError, meant
 from launch.config.overlay import expanded
-from launch.config.resolved import flags
+from launch.config.resolved import command_shown, flags
 from launch.run import DONE, STOPPED
 from launch.run_folder import read_json, write_json, write_whole
 
@@ -50,7 +49,7 @@ def main(words: list[str]) -> int:
     if unknown := [key for key in given if key not in FLAGS]:
         raise ConfigError(f"--{unknown[0]}: unknown flag{meant(unknown[0], [*FLAGS], '--')}")
     claim = any_claim(name)
-    command = shlex.join(["python", "-m", "launch", "claim", *words])
+    command = command_shown("claim", words, given.get("data.root"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the runs are asked to save, as on Ctrl-C
     try:
         return (run_grid_claim if isinstance(claim, GridClaim) else run_claim)(claim, given, command)

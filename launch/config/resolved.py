@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,6 +183,12 @@ def flags(words: list[str]) -> list[tuple[str, str]]:
     if problems:
         raise ConfigError(*problems)
     return found
+
+
+def command_shown(name: str, words: list[str], root: str | None) -> str:
+    """The command line as a report shows it: a data root is the reader's own, so that it reads FOLDER."""
+    told = [word if root is None else {root: "FOLDER"}.get(word, word.replace(f"={root}", "=FOLDER")) for word in words]
+    return shlex.join(["python", "-m", "launch", name, *told])
 
 
 def _remove_emptied(table: Table) -> None:

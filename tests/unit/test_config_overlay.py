@@ -9,7 +9,7 @@ import pytest
 from launch.config.errors import ConfigError
 from launch.config.overlay import MAX_FILES, apply_file, apply_flag, find_file, nested
 from launch.config.read import read_text
-from launch.config.resolved import flags, merge, resolve
+from launch.config.resolved import command_shown, flags, merge, resolve
 
 
 def merged(*steps: str, tmp_path: Path) -> dict:
@@ -167,3 +167,10 @@ def test_a_run_brings_its_own_configuration(tmp_path: Path) -> None:
     found = resolve(["--data.tag", "two", "--run.dir", str(tmp_path)])
     assert (found.get("seed"), found.get("data.tag"), found.run_dir) == (8, "two", tmp_path)
     assert resolve(["--config", "tests/cli/toy.yaml", "--run.dir", str(tmp_path)]).get("seed") == 3
+
+
+@pytest.mark.parametrize("words", [["--data.root", "/own/sets"], ["--data.root=/own/sets"]])
+def test_a_report_shows_the_command_without_its_data_root(words):
+    told = command_shown("claim", ["electra", *words], "/own/sets")
+    assert told.replace("=", " ") == "python -m launch claim electra --data.root FOLDER"
+    assert command_shown("bench", ["data", "--quick"], None) == "python -m launch bench data --quick"

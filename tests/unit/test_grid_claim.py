@@ -233,7 +233,7 @@ def test_arms_differ_by_their_objective_alone(tmp_path, monkeypatch):
     small = found["separate_2x32"]
     assert [small.get(f"model.untrained.{name}") for name in ("num_layers", "hidden_size", "num_heads")] == [2, 32, 1]
     assert found["teacher_detached"].get("model.objective.detach_teacher") is True
-    assert found["paper"].get("callbacks.validation.every_n_steps") == found["paper"].get("trainer.max_steps") == 500
+    assert found["paper"].get("callbacks.validation.every_n_steps") == found["paper"].get("trainer.max_steps") == 300
 
 
 def test_every_arm_of_a_pretrained_encoder_starts_from_it(tmp_path, monkeypatch):
