@@ -31,9 +31,10 @@ class Part:
         return self.store.arrays["text"].shape[1]
 
     @cached_property
-    def has_labels(self) -> bool:
-        """Whether an example has a score or label other than 1."""
-        return bool((self.store.arrays["label"] != 1).any())
+    def label_range(self) -> tuple[float, float] | None:
+        """Lowest and highest score or label; None where there is none but 1."""
+        labels = self.store.arrays["label"]
+        return (float(labels.min()), float(labels.max())) if (labels != 1).any() else None
 
     def keys(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Look the keys of the texts of some examples up, [E, C]."""
@@ -97,6 +98,6 @@ def collate_pairs(
         "num_columns": part.num_columns,
         "key_CP": torch.from_numpy(part.store.arrays["key"][text_CP]),
         "label_P": torch.from_numpy(part.store.arrays["label"][samples_P]),
-        "has_labels": part.has_labels,
+        "has_labels": part.label_range is not None,
         "source": part.name,
     }

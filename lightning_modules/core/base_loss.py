@@ -66,8 +66,14 @@ class LossOptions:
             arguments = dict(released or {}) | arguments
         return partial(LOSSES[self.name], pairs=pairs, **arguments)
 
-    def misfit(self, num_columns: int, has_labels: bool, widths: Collection[int] = ()) -> str | None:
-        """Say why the loss cannot compare such examples, or vectors cut to one of the widths."""
+    def misfit(
+        self, num_columns: int, label_range: tuple[float, float] | None, widths: Collection[int] = ()
+    ) -> str | None:
+        """Say why the loss cannot compare such examples, or vectors cut to one of the widths.
+
+        `label_range` is the lowest and highest label of a source; None where it has none but 1.
+        """
+        has_labels = label_range is not None
         if self.name in ("cosent", "cosine_regression") and num_columns == 2 and not has_labels:
             return f"has no scores or labels, which model.loss.name = {self.name} orders pairs by; take info_nce"
         if self.name == "info_nce" and has_labels:
@@ -81,6 +87,11 @@ class LossOptions:
             return (
                 f"has labels beside hard negatives, which model.loss.name = {self.name} would not look at; leave the "
                 "labels out with columns: {label: ''}"
+            )
+        if self.name == "cosine_regression" and has_labels and not -1 <= label_range[0] <= label_range[1] <= 1:
+            return (
+                f"has labels from {label_range[0]:g} to {label_range[1]:g}, and model.loss.name = cosine_regression "
+                "wants cosines, -1 to 1; scale them in the file, or take cosent, which looks at their order alone"
             )
         odd = [width for width in sorted(widths) if width % 2]
         if self.name == "angle" and self.angle_weight != 0 and (num_columns > 2 or has_labels) and odd:

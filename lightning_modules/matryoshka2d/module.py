@@ -159,7 +159,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         """
         widths = set().union(*trained(self.settings, self.num_layers, self.width).values())
         for part in self.trainer.datamodule.parts:
-            if problem := self.loss.misfit(part.num_columns, part.has_labels, widths):
+            if problem := self.loss.misfit(part.num_columns, part.label_range, widths):
                 raise CheckpointError(f"data: source {part.name}: {problem}")
         if self.width not in widths:
             offered = list(self.settings.widths or ())

@@ -142,24 +142,27 @@ def test_the_overlay_of_the_released_code_reaches_the_loss_of_the_recipe():
 
 
 @pytest.mark.parametrize(
-    ("options", "columns", "has_labels", "widths", "problem"),
+    ("options", "columns", "label_range", "widths", "problem"),
     [
-        (LossOptions(), 2, False, {7}, None),
-        (LossOptions(), 2, True, {8}, "has labels other than 1"),
-        (LossOptions("cosent"), 2, False, {8}, "has no scores or labels"),
-        (LossOptions("cosent"), 3, False, {8}, None),
-        (LossOptions("triplet"), 2, False, {8}, "has no hard negatives"),
-        (LossOptions("triplet"), 3, True, {8}, "has labels beside hard negatives"),
-        (LossOptions("angle"), 3, True, {8}, "has labels beside hard negatives"),
-        (LossOptions("angle"), 2, True, {8, 16}, None),
-        (LossOptions("angle"), 2, True, {8, 15, 16}, "is compared at width 15"),
-        (LossOptions("angle"), 3, False, {15}, "is compared at width 15"),
-        (LossOptions("angle"), 2, False, {15}, None),
-        (LossOptions("angle", angle_weight=0.0), 2, True, {15}, None),
+        (LossOptions(), 2, None, {7}, None),
+        (LossOptions(), 2, (0, 0.5), {8}, "has labels other than 1"),
+        (LossOptions("cosent"), 2, None, {8}, "has no scores or labels"),
+        (LossOptions("cosent"), 3, None, {8}, None),
+        (LossOptions("triplet"), 2, None, {8}, "has no hard negatives"),
+        (LossOptions("triplet"), 3, (0, 0.5), {8}, "has labels beside hard negatives"),
+        (LossOptions("angle"), 3, (0, 0.5), {8}, "has labels beside hard negatives"),
+        (LossOptions("angle"), 2, (0, 0.5), {8, 16}, None),
+        (LossOptions("angle"), 2, (0, 0.5), {8, 15, 16}, "is compared at width 15"),
+        (LossOptions("angle"), 3, None, {15}, "is compared at width 15"),
+        (LossOptions("angle"), 2, None, {15}, None),
+        (LossOptions("angle", angle_weight=0.0), 2, (0, 0.5), {15}, None),
+        (LossOptions("cosine_regression"), 2, (-1, 1), {8}, None),
+        (LossOptions("cosine_regression"), 2, (0, 5), {8}, "has labels from 0 to 5"),
+        (LossOptions("cosent"), 2, (0, 5), {8}, None),
     ],
 )
-def test_data_that_a_loss_cannot_compare(options, columns, has_labels, widths, problem):
-    found = options.misfit(columns, has_labels, widths)
+def test_data_that_a_loss_cannot_compare(options, columns, label_range, widths, problem):
+    found = options.misfit(columns, label_range, widths)
     assert found is None if problem is None else found.startswith(problem)
 
 
