@@ -106,18 +106,19 @@ def told(values: list[float]) -> dict[str, Any]:
 def own_size(separate: Seeds, other: Seeds, cell: Cell, key: Key) -> dict[str, Any]:
     """Compare models that were trained at a cell's own size with an arm's cell, seed by seed.
 
-    The means are over all seeds of each, the differences over those that they share.
+    Means and differences are over the seeds that they share, so that one is the other's.
     """
-    seeds = sorted(separate.keys() & other.keys())
+    shared = sorted(separate.keys() & other.keys())
+    seeds = [seed for seed in shared if key in separate[seed].values and key in other[seed].values]
     values = {
-        name: {seed: grid.values[key].get(cell, math.nan) for seed, grid in grids.items() if key in grid.values}
+        name: [grids[seed].values[key].get(cell, math.nan) for seed in seeds]
         for name, grids in (("separate", separate), ("other", other))
     }
-    differences = [values["separate"][seed] - values["other"][seed] for seed in seeds]
+    differences = [own - other for own, other in zip(values["separate"], values["other"], strict=True)]
     return {
         "cell": named(cell),
-        "separate": t_interval(list(values["separate"].values())).mean,
-        "mean_other": t_interval(list(values["other"].values())).mean,
+        "separate": t_interval(values["separate"]).mean,
+        "mean_other": t_interval(values["other"]).mean,
         "difference": told(differences),
         "verdict": verdict(t_interval(differences)),
     }

@@ -135,6 +135,10 @@ def test_models_of_a_cells_own_size(own_score, expected):
     assert found["difference"]["mean"] == pytest.approx(own_score - 0.45 + 0.001) and found["verdict"] == expected
     single = own_size(own([own_score]), arm(0.45, 0.7), (2, 8), ("x", "spearman"))
     assert single["verdict"] == OPEN and single["difference"]["low"] is None
+    second = own_size({2: own([0.0, own_score])[2]}, arm(0.45, 0.7), (2, 8), ("x", "spearman"))
+    assert second["mean_other"] == pytest.approx(0.46) and second["difference"]["mean"] == pytest.approx(
+        own_score - 0.46
+    )
 
 
 def results(ours: dict[int, Grid], theirs: dict[int, Grid], separate: dict[int, Grid]) -> dict:
