@@ -45,7 +45,7 @@ class Grid(Callback):
 
     Args:
         layers: Layers of the grid, 0 for the output of the embeddings; null for 1 to the last.
-        dims: Widths of the grid; null for the full one and its halves down to 8.
+        dims: Widths of the grid; null for 8, 16, 32, ..., the full one, and those that are trained.
         probe_dims: Widths at which classes are probed, which takes long; null for the widest alone.
         shown: Metrics that are drawn, as sts_mean; null for one of each kind.
         baselines: By name what is shown beside, a CSV or the folder of a run, whose newest grid is taken; a list stands

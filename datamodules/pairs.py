@@ -162,7 +162,11 @@ class TextPairs(TextDataModule):
             DataError: there are no sets.
         """
         if split not in self.suites:
-            raise DataError(f"data.{GROUPS[split]} = null: there are no sets to judge by; name one")
+            key = f"data.{GROUPS[split]}"
+            raise DataError(
+                f"{key} = null: there are no sets to judge by; name one, as "
+                f"--{key} '{{mine: {{task: sts, path: FILE}}}}'"
+            )
         return loader(Evaluation(self.suites[split], self.batching(), self.is_special()), self.num_workers)
 
     def tasks(self, split: Literal["val", "test"]) -> list[Task]:

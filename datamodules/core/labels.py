@@ -139,8 +139,14 @@ def table_records(path: Path, records: Records) -> Iterator[tuple[str, Any]]:
     """Yield the rows of comma- or tab-separated values with a header line."""
     csv.field_size_limit(MAX_DOCUMENT_BYTES)
     lines = (line + "\n" for _, line in text_lines(path, 0, math.inf, records))
-    rows = csv.DictReader(lines, delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True)
+    delimiter, other = ("\t", ",;") if ".tsv" in path.suffixes else (",", ";\t")
+    rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
     try:
+        head = rows.fieldnames or [""]
+        if len(head) == 1 and any(mark in head[0] for mark in other):
+            raise DataError(
+                f"{path}:1: its header is one column, {head[0]!r:.60}; write commas between columns, or tabs in a .tsv"
+            )
         for row in rows:
             place, wide = f"{path}:{rows.line_num}", len(rows.fieldnames)
             if None in row or None in row.values():

@@ -171,7 +171,9 @@ def flags(words: list[str]) -> list[tuple[str, str]]:
         if word == "-c":
             name = "config"
         elif not word.startswith("--") or not name:
-            problems.append(f"{word}: not a flag; write --key value, and files as --config FILE")
+            run = Path(word, "run.json").is_file()
+            fix = f"a run is given as --run.dir {word}" if run else "write --key value, and files as --config FILE"
+            problems.append(f"{word}: not a flag; {fix}")
             continue
         if not has_value:
             follows = bool(rest) and not rest[0].startswith("--")

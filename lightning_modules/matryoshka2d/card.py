@@ -156,10 +156,12 @@ def _measured(model: Exported, record: Record) -> list[str]:
         return []
     found, at = grids[0], (model.layers, model.form.dim)
     grid = found.grid()
-    parts = [f"## Measured\n\n{_told(found, record)} Layers down, coordinates across; **this model**.\n"]
+    own = grid.cell(*at)
+    which = "**this model**" if own else "this model's cell was not measured"
+    parts = [f"## Measured\n\n{_told(found, record)} Layers down, coordinates across; {which}.\n"]
     for key in headlines(grid):
         parts += [f"{' '.join(key)}:\n", _heat(grid, grid.table(key), at)]
-    if own := grid.cell(*at):
+    if own:
         parts += ["All that was measured of this model:\n"]
         parts += [_table(["", ""], [[name, f"{value:.4f}"] for name, value in own.items()])]
     return parts

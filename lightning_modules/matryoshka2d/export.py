@@ -13,8 +13,8 @@ from lightning_modules.core.encoders import cut
 from lightning_modules.core.sentence_folder import Form
 from lightning_modules.matryoshka2d.card import Exported, card
 from lightning_modules.matryoshka2d.encoder import MatryoshkaEncoder
-from lightning_modules.matryoshka2d.grid import Cell, halves
-from lightning_modules.matryoshka2d.modes import Settings, trained
+from lightning_modules.matryoshka2d.grid import Cell
+from lightning_modules.matryoshka2d.modes import Settings, judged_widths, trained
 from lightning_modules.matryoshka2d.record import Record, record_of
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def export(
     encoder = MatryoshkaEncoder(method.model.encoder, tokenizer, form, device="cpu")
     cells = [(layers or encoder.layers, dim or encoder.dim)]
     if all_cells:
-        cells = every_cell(record, encoder.layers, encoder.dim)
+        usual = judged_widths(method.settings, encoder.layers, encoder.dim)
+        cells = every_cell(record, encoder.layers, usual)
     texts = probes(encoder)
     depths = sorted({layer for layer, _ in cells})
     proved = True
@@ -94,16 +95,16 @@ def _one_depth(
     return proved
 
 
-def every_cell(record: Record, num_layers: int, width: int) -> list[Cell]:
-    """Return the cells of the grid of this step, else the newest, else all layers with the halves of the width.
+def every_cell(record: Record, num_layers: int, usual: Sequence[int]) -> list[Cell]:
+    """Return the cells of the grid of this step, else the newest, else all layers with the usual widths.
 
     Layer 0 stands for no model and is left out.
     """
     grids = record.grids()
     if grids:
         grid = grids[0].grid()
-        return [(n, d) for n in grid.layers for d in grid.dims if 1 <= n <= num_layers and d <= width]
-    return [(n, d) for n in range(1, num_layers + 1) for d in halves(width)]
+        return [(n, d) for n in grid.layers for d in grid.dims if 1 <= n <= num_layers and d <= usual[-1]]
+    return [(n, d) for n in range(1, num_layers + 1) for d in usual]
 
 
 def not_trained(settings: Settings, num_layers: int, width: int, cells: Iterable[Cell]) -> list[str]:

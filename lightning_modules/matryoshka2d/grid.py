@@ -20,7 +20,6 @@ from datamodules.core.tasks import Task
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.embedding_suite import Part, Values, check, suite
 
-SMALLEST_WIDTH = 8
 BYTES_PER_COORDINATE = 4  # of float32
 COLUMNS = ["layer", "dim", "set", "metric", "value"]
 COSTS = ["sentences_per_second", "parameters", "bytes_per_vector"]
@@ -43,7 +42,7 @@ class Choice:
 
     Args:
         layers: layers, 0 for the output of the embeddings; none for 1 to the last.
-        dims: widths; none for the full one and its halves down to 8.
+        dims: widths; none for those that are usual for the model.
         probe_dims: those of the widths at which probes of classes run, which take long; none for the widest alone.
     """
 
@@ -51,14 +50,14 @@ class Choice:
     dims: Sequence[int] | None = None
     probe_dims: Sequence[int] | None = None
 
-    def cells(self, num_layers: int, width: int) -> Cells:
-        """Return the cells for a model of so many layers and that width.
+    def cells(self, num_layers: int, width: int, usual_dims: Sequence[int] | None = None) -> Cells:
+        """Return the cells for a model of so many layers and that width; without usual widths, that one alone.
 
         Raises:
             CheckpointError: the model has no such layer or width, or a probe is wanted at a width that is not measured.
         """
         layers = _chosen("layers", self.layers, range(1, num_layers + 1), range(num_layers + 1))
-        dims = _chosen("dims", self.dims, halves(width), range(1, width + 1))
+        dims = _chosen("dims", self.dims, usual_dims or (width,), range(1, width + 1))
         return Cells(layers, dims, _chosen("probe_dims", self.probe_dims, dims[-1:], dims))
 
 
@@ -71,14 +70,6 @@ def _chosen(name: str, wanted: Sequence[int] | None, usual: Iterable[int], allow
             known = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else ", ".join(map(str, allowed))
             raise CheckpointError(f"callbacks.grid.{name}: {number} is none of {known}")
     return tuple(wanted)
-
-
-def halves(width: int) -> list[int]:
-    """Return a width and its halves down to 8, ascending; one that is odd is the last."""
-    found = [width]
-    while found[0] % 2 == 0 and found[0] // 2 >= SMALLEST_WIDTH:
-        found.insert(0, found[0] // 2)
-    return found
 
 
 class Costs(NamedTuple):

@@ -166,11 +166,22 @@ def default_widths(found: Settings, width: int) -> tuple[int, ...]:
     elif found.alignment != "none":
         chosen = (min(128, width // 2),)
     else:
-        chosen = tuple(2**power for power in range(3, width.bit_length()) if 2**power < width)
-        chosen += (width,) * (found.full_width == "none")
-    if not chosen or min(chosen) < 1 or max(chosen) > width:
-        raise ValueError(f"widths = {list(chosen)}: need at least one, from 1 to the encoder's {width}")
+        chosen = powers(width) + (width,) * (found.full_width == "none")
+    if not chosen:
+        raise ValueError(f"widths: an encoder of width {width} is too narrow for the default, 8, 16, ...; name some")
+    if wrong := [dim for dim in chosen if not 1 <= dim <= width]:
+        raise ValueError(f"widths = {list(chosen)}: {wrong[0]} is not from 1 to the encoder's width, {width}")
     return chosen
+
+
+def powers(width: int) -> tuple[int, ...]:
+    """Return the powers of two from 8 that are below a width."""
+    return tuple(2**power for power in range(3, width.bit_length()) if 2**power < width)
+
+
+def judged_widths(settings: Settings, num_layers: int, width: int) -> tuple[int, ...]:
+    """Return the widths of a grid where none are named: those that the run trains, and what other modes would train."""
+    return tuple(sorted({*powers(width), width}.union(*trained(settings, num_layers, width).values())))
 
 
 def default_pairs(num_layers: int, width: int) -> tuple[tuple[int, int], ...]:

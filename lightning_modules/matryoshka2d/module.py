@@ -27,7 +27,7 @@ from lightning_modules.core.whole_batch import NOTHING, Embedded, WholeBatchMeth
 from lightning_modules.matryoshka2d import grid, objective
 from lightning_modules.matryoshka2d.costs import Sample
 from lightning_modules.matryoshka2d.modeling import Embedder
-from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED, settings, trained
+from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED, judged_widths, settings, trained
 from lightning_modules.matryoshka2d.options import ObjectiveOptions, UntrainedBert, given
 
 ALIGNED = "token_alignment"
@@ -106,7 +106,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         """Build the encoder for a tokenizer.
 
         Raises:
-            CheckpointError: there is no such encoder, or the sequences are too long for it.
+            CheckpointError: there is no such encoder, or it is too short, shallow or narrow for what is wanted.
         """
         config = self.encoder_config(tokenizer)
         self.model = Embedder(config, self.pooling, self.loss.scale if self.loss.learn_scale else None)
@@ -116,7 +116,10 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         initialise(self.model, getattr(config, "initializer_range", 0.02), self.seed)
         if self.fixed_teacher:
             self._teacher = [self._fixed(tokenizer, sequence_length)]
-        drawn = objective.draw(self.settings, self.num_layers, self.width, self.seed, 0)
+        try:
+            drawn = objective.draw(self.settings, self.num_layers, self.width, self.seed, 0)
+        except ValueError as error:
+            raise CheckpointError(f"model.objective: {error}") from error
         self.term_names = {cell.name for cell in objective.plan(self.settings, drawn, self.num_layers, self.width)}
 
     def encoder_config(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
@@ -229,7 +232,8 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         split = "test" if self.trainer.testing else "val"
         self._tasks = self.trainer.datamodule.tasks(split)
         choice = self.grid_choice or grid.Choice([self.num_layers], [self.width])
-        self._cells = choice.cells(self.num_layers, self.width)
+        usual = judged_widths(self.settings, self.num_layers, self.width)
+        self._cells = choice.cells(self.num_layers, self.width, usual)
         num_texts = self.trainer.datamodule.num_texts(split)
         self._vectors = VectorTable(len(self._cells.layers), num_texts, self.width, self.device)
         self._sample = Sample(num_texts) if self.measures_costs else None

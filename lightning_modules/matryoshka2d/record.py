@@ -82,7 +82,9 @@ def record_of(run: Path, step: int) -> Record:
         options = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         return Record(run, step, {**options, "data": {**options["data"]}})
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{run}: is not the whole folder of a run ({error})") from None
+        known = "; from_folder opens an exported one" if (run / "modules.json").is_file() else ""
+        problem = f"is not the whole folder of a run ({error}){known}" if run.is_dir() else "there is no such folder"
+        raise CheckpointError(f"{run}: {problem}") from None
 
 
 def add_costs(run: str | Path, costs: Costs) -> list[Path]:

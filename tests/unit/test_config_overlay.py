@@ -174,3 +174,9 @@ def test_a_report_shows_the_command_without_its_data_root(words):
     told = command_shown("claim", ["electra", *words], "/own/sets")
     assert told.replace("=", " ") == "python -m launch claim electra --data.root FOLDER"
     assert command_shown("bench", ["data", "--quick"], None) == "python -m launch bench data --quick"
+
+
+def test_the_folder_of_a_run_among_the_words_is_answered_with_its_flag(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match=f"not a flag; a run is given as --run.dir {tmp_path}"):
+        flags([str(tmp_path)])

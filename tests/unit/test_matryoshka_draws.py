@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import chi2, chi2_contingency
 
-from lightning_modules.matryoshka2d.modes import MODES, settings
+from lightning_modules.matryoshka2d.modes import MODES, judged_widths, settings, trained
 from lightning_modules.matryoshka2d.objective import Cell, Draw, draw, plan
 from tests.stacks import D, N
 
@@ -129,7 +129,7 @@ def test_settings_that_cannot_be_are_refused(options, message):
 @pytest.mark.parametrize(
     ("mode", "options", "layers", "message"),
     [
-        ("paper", {"widths": [32]}, N, r"widths = \[32\]: need at least one, from 1 to the encoder's 16"),
+        ("paper", {"widths": [32]}, N, r"widths = \[32\]: 32 is not from 1 to the encoder's width, 16"),
         ("paper", {"widths": [0, 8]}, N, r"widths = \[0, 8\]"),
         ("paper", {}, 1, "an encoder of 1 layers has no layer below the last"),
         ("espresso", {"last_layer": -3}, 3, "has no layer below the last"),
@@ -145,3 +145,12 @@ def test_draws_that_an_encoder_cannot_give_are_refused(mode, options, layers, me
 def test_cells_are_plain_numbers_on_the_host():
     cells = plan(settings("paper"), draw(settings("paper"), N, D, 0, 0), N, D)
     assert all(isinstance(cell, Cell) and type(cell.layer) is type(cell.width) is int for cell in cells)
+
+
+def test_a_grid_has_the_widths_that_are_trained_and_those_of_other_modes():
+    usual = (8, 16, 32, 64, 128, 256, 384)
+    for mode in ("plain", "paper", "matryoshka_1d", "starbucks", "espresso", "sentence_transformers"):
+        assert judged_widths(settings(mode), 6, 384) == usual
+        assert set().union(*trained(settings(mode), 6, 384).values()) <= {*usual}
+    assert judged_widths(settings("paper", widths=[12, 48]), 2, 64) == (8, 12, 16, 32, 48, 64)
+    assert judged_widths(settings("plain"), 2, 4) == (4,)

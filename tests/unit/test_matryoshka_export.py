@@ -267,6 +267,12 @@ def test_a_run_whose_folder_is_not_whole_is_named(tmp_path: Path) -> None:
         record_of(tmp_path, 9)
     with pytest.raises(CheckpointError, match=r"grid: holds no grid; run `test` with callbacks.grid there first"):
         add_costs(tmp_path, Costs())
+    with pytest.raises(CheckpointError, match="nope: there is no such folder"):
+        record_of(tmp_path / "nope", 9)
+    (tmp_path / "modules.json").write_text("[]")
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(CheckpointError, match="from_folder opens an exported one"):
+        record_of(tmp_path, 9)
 
 
 def test_without_sentence_transformers_it_says_that_no_vector_was_compared(

@@ -77,8 +77,8 @@ def test_a_layer_that_is_not_finite_has_nan_and_the_others_keep_their_values():
 
 
 def test_cells_by_default_and_by_choice():
-    assert Choice().cells(3, 384) == Cells((1, 2, 3), (12, 24, 48, 96, 192, 384), (384,))
-    assert Choice().cells(1, 32) == Cells((1,), (8, 16, 32), (32,))
+    assert Choice().cells(3, 384, (8, 64, 384)) == Cells((1, 2, 3), (8, 64, 384), (384,))
+    assert Choice().cells(1, 32) == Cells((1,), (32,), (32,))
     assert Choice([3, 0, 3], [64, 32], []).cells(3, 384) == Cells((0, 3), (32, 64), ())
 
 

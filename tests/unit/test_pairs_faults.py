@@ -95,6 +95,8 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"query": ["w5", None], "answer": ["w6", "w7"]}), tmp_path / "j.parquet")
     parquet.write_table(pa.table({"query": [1, 2], "answer": ["w6", "w7"]}), tmp_path / "k.parquet")
     (tmp_path / "l.csv").write_text("")
+    (tmp_path / "m.csv").write_text("anchor;positive\nw5, a;w6\n")
+    (tmp_path / "n.tsv").write_text("anchor,positive\nw5,w6\n")
     for name, message in (
         ("a.jsonl", r"a\.jsonl:3: not JSON"),
         ("b.csv", r"b\.csv:3: has 2 columns, the header has 3"),
@@ -108,6 +110,8 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
         ("j.parquet", r"j\.parquet: row 1: 'query' = None is no text"),
         ("k.parquet", r"k\.parquet: row 0: 'query' = 1 is no text"),
         ("l.csv", r"l\.csv: holds no pair"),
+        ("m.csv", r"m\.csv:1: its header is one column, 'anchor;positive'; write commas"),
+        ("n.tsv", r"n\.tsv:1: its header is one column, 'anchor,positive'"),
         ("none.jsonl", r"none\.jsonl: no such file"),
         ("embedded:tpic", r"embedded:tpic: no such pairs; there are embedded, embedded:title, embedded:sentence"),
     ):
