@@ -48,7 +48,7 @@ def carried_out(
         raise ConfigError(f"claim {claim.method}: no part can be run: {'; '.join(left_out.values())}")
     planned = {name: GridArms(claim, size, name, sets, root, folder).planned() for name in parts}
     every = [one.run for runs in planned.values() for one in runs]
-    print(f"{len(every)} runs", flush=True)
+    print(f"{len(every)} runs; after Ctrl-C the same command goes on", flush=True)
     codes = Runner(size.processes, size.threads).run(every)
     grids, found = {}, {}
     for name, runs in planned.items():

@@ -37,6 +37,7 @@ def checked(folder, systems: set[str]) -> dict:
     return results
 
 
+@pytest.mark.matrix
 @pytest.mark.timeout(300)
 def test_quick_electra(tmp_path):
     done = launch("bench", "electra", "--quick", "--out", str(tmp_path))
