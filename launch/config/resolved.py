@@ -188,9 +188,9 @@ def flags(words: list[str]) -> list[tuple[str, str]]:
 
 
 def command_shown(name: str, words: list[str], root: str | None) -> str:
-    """The command line as a report shows it: a data root is the reader's own, so that it reads FOLDER."""
-    told = [word if root is None else {root: "FOLDER"}.get(word, word.replace(f"={root}", "=FOLDER")) for word in words]
-    return shlex.join(["python", "-m", "launch", name, *told])
+    """Return the command line as a report shows it: a data root is the reader's own, so that it reads FOLDER."""
+    shown = {root: "FOLDER", f"--data.root={root}": "--data.root=FOLDER"}
+    return shlex.join(["python", "-m", "launch", name, *(shown.get(word, word) for word in words)])
 
 
 def _remove_emptied(table: Table) -> None:
