@@ -17,6 +17,7 @@ from launch.config.errors import ConfigError, short
 from launch.config.overlay import expanded
 from launch.config.resolved import CONFIG, Resolved, resolve
 from launch.config.source import base_names, lookup
+from launch.importing import importing
 
 METHODS_OWN = ("layers", "dim", "all_cells")  # flags that are handed to a method whose export() names them
 
@@ -108,12 +109,13 @@ def export(resolved: Resolved, run: Path, out: Path, step: str | None, options: 
     Raises:
         ConfigError, CheckpointError: the run or its checkpoint cannot be used.
     """
-    from transformers.utils import logging
+    with importing():
+        from transformers.utils import logging
 
-    from datamodules.core.wordpiece import load
-    from launch.checkpoints import choose, step_of
-    from lightning_modules.core.checkpoint.reader import read_weights
-    from lightning_modules.core.warm_start import load_weights
+        from datamodules.core.wordpiece import load
+        from launch.checkpoints import choose, step_of
+        from lightning_modules.core.checkpoint.reader import read_weights
+        from lightning_modules.core.warm_start import load_weights
 
     logging.disable_progress_bar()
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports deepspeed to unwrap a model; it would search
@@ -183,10 +185,11 @@ def build(resolved: Resolved, run: Path, tokenizer: Any, options: dict[str, Any]
     Raises:
         ConfigError: the method cannot be exported, or not so.
     """
-    from lightning_modules.core.base import Method
-
     module_name, _, class_name = resolved.parts.paths[("model",)].rpartition(".")
-    kind = getattr(import_module(module_name), class_name)
+    with importing():
+        from lightning_modules.core.base import Method
+
+        kind = getattr(import_module(module_name), class_name)
     if getattr(kind, "export", Method.export) is Method.export:
         raise ConfigError(f"model.class = {resolved.get('model.class')}: cannot be exported, it gives no export()")
     method = kind(**{name: value for name, value in resolved.values["model"].items() if name != "class"})

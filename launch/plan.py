@@ -1,7 +1,7 @@
 """`launch plan`: memory, steps, tokens, checkpoints and time of a configuration, on a machine without a GPU.
 
 The networks are built on the meta device, so a plan of 7 billion parameters takes as long as one of a million. Nothing
-of the data is opened: the vocabulary is as large as the configuration says.
+of the data is opened: the vocabulary is as large as the configuration says, or the tokenizer that it names.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
+from datamodules.core.packaged import shipped
 from launch.config.errors import ConfigError, short
 from launch.config.overlay import expanded
 from launch.config.resolved import Resolved, check_ranks, resolve
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 USAGE = """usage: python -m launch plan --config FILE [--config FILE ...] [--key value ...]
 
 Prints parameters, memory of a rank under every strategy with its formulas, tokens, steps, checkpoints and time. No
-tokenizer, data or network is opened.
+data or network is opened.
 
   --ranks N                processes in all, where trainer.devices is auto, or to try another number
-  --vocab-size N           tokens of the vocabulary, where the configuration names a tokenizer and does not train one
+  --vocab-size N           tokens of the vocabulary, where the configuration names a tokenizer that is no local folder
   --tokens-per-second X    estimate the time from this speed of all ranks together
   --from RUN               estimate it from the speed that a run has measured (perf/tokens_per_s in its metrics.jsonl)
 """
@@ -152,8 +153,29 @@ def _vocabulary(resolved: Resolved) -> int:
     if trained := resolved.get("data.tokenizer.train.vocab_size"):
         return trained
     key = ("data", "tokenizer", "name")
+    if size := _tokens_of(str(resolved.get("data.tokenizer.name"))):
+        return size
     stated = named(key, resolved.table[key]) if key in resolved.table else "data.tokenizer"
-    raise ConfigError(f"{stated}: a plan opens no tokenizer; state the size of its vocabulary as --vocab-size N")
+    raise ConfigError(
+        f"{stated}: no folder with a tokenizer.json that opens, and a plan fetches nothing; state the size "
+        "of the vocabulary as --vocab-size N"
+    )
+
+
+def _tokens_of(name: str) -> int | None:
+    """Count the tokens of a tokenizer that is a folder here, or ships with a package."""
+    try:
+        file = Path(shipped(name), "tokenizer.json")
+    except FileNotFoundError:  # a package that is not installed
+        return None
+    if not file.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(file)).get_vocab_size()
+    except Exception:  # of what is wrong with a file, tokenizers raises bare ones
+        return None
 
 
 def _ranks(resolved: Resolved) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from launch.config.errors import ConfigError, short
 from launch.config.resolved import Resolved, resolve
 from launch.config.wall_time import seconds_of
+from launch.importing import importing
 from launch.jobs.rendezvous import settle_place
 from launch.nodes import check_nodes
 from launch.orphans import end_with_parent
@@ -35,14 +36,15 @@ def main(command: str, words: list[str]) -> int:
     if command != "fit":
         if not os.path.isdir(folder.path):
             raise ConfigError(f"run.dir = {short(folder.path)}: no such folder; run `fit` first, or give --run.dir")
-        from launch.evaluate import evaluate
+        with importing():
+            from launch.evaluate import evaluate
 
         return evaluate(command, resolved, folder)
     if (limit := resolved.get(stop.WALL_TIME)) is not None:
         stop.after(seconds_of(limit))
     if process_rank() > 0:
-        from launch.fit import fit
-
+        with importing():
+            from launch.fit import fit
         return fit(resolved, folder)
     return _fit_in_folder(resolved, folder)
 
@@ -64,8 +66,8 @@ def _fit_in_folder(resolved: Resolved, folder: RunFolder) -> int:
                 print(finished(folder.path, done, steps))
                 return DONE
             print(f"{folder.checkpoints}: step {done}, at which the run ended, is gone; going on from what there is")
-        from launch.fit import fit  # torch, after everything that can be known without it
-
+        with importing():  # torch, after everything that can be known without it
+            from launch.fit import fit
         return fit(resolved, folder)
     finally:
         folder.leave()

@@ -161,7 +161,9 @@ def read_pairs(
         labels.extend(pair.label for pair in some)
     if not labels:
         bad_ones = skipped(bad.skipped, bad.messages)
-        raise DataError(f"{reading.files[0]}: holds no pair{bad_ones}; write one record a line")
+        raise DataError(
+            f"{reading.files[0]}: holds no pair{bad_ones}; write one record a line, in csv and tsv below a header"
+        )
     arrays = {"text": np.array(numbers).reshape(-1, width), "label": labels}
     return arrays, {
         "examples": len(labels),

@@ -86,7 +86,10 @@ def roles_of(names: Iterable[str], columns: Columns, key: str, place: str, wante
         known = ", ".join(map(repr, names)) or "nothing"
         if not fitting or fitting[0] not in names:
             lacking = f"{given!r}" if given else f"for the {role} ({', '.join(usual)})"
-            raise DataError(f"{place}: has no column {lacking}, only {known}; name it in data.{key}.columns.{role}")
+            unnamed = "is the header line missing? If not, " if any(name.count(" ") > 1 for name in names) else ""
+            raise DataError(
+                f"{place}: has no column {lacking}, only {known}; {unnamed}name it in data.{key}.columns.{role}"
+            )
         if len(fitting) > 1:
             several = " and ".join(map(repr, fitting))
             raise DataError(f"{place}: {several} could be the {role}; name one in data.{key}.columns.{role}")

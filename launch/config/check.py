@@ -13,7 +13,11 @@ from launch.config.shadow import COMPUTED, REQUIRED, Field
 from launch.config.show import named
 from launch.registry import GROUPS
 
-ELSEWHERE = {"ckpt_path": "run.checkpoint", "seed_everything": "seed"}  # as LightningCLI calls them
+ELSEWHERE = {
+    "ckpt_path": "run.checkpoint",
+    "seed_everything": "seed",
+    "lr": "model.learning_rate",
+}  # as others call them
 
 
 class Check:

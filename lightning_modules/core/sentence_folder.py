@@ -10,6 +10,8 @@ Shape suffixes: M texts, D coordinates.
 
 import copy
 import json
+import shutil
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,13 +54,25 @@ class Form(NamedTuple):
     prompts: dict[str, str]  # what stands in front of a text, by name
 
 
-def write(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, form: Form) -> None:
+def write(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, form: Form, twin: Path | None = None
+) -> None:
     """Write a folder; network and tokenizer are read back and compared.
+
+    Args:
+        network: the network.
+        tokenizer: its tokenizer.
+        folder: where to.
+        form: what else it says.
+        twin: a folder that was written with this network and tokenizer before; the new one shares its file of weights.
 
     Raises:
         RuntimeError: a tensor that was read back differs.
     """
-    save_network(network, folder, for_texts(tokenizer), form.max_tokens)
+    if twin is None:
+        save_network(network, folder, for_texts(tokenizer), form.max_tokens)
+    else:
+        _share(twin, folder)
     told = folder / "tokenizer_config.json"
     _json(told, {**_read(told), "tokenizer_class": type(tokenizer).__name__.replace(*GENERAL_TOKENIZER)})
     width = network.config.hidden_size
@@ -80,6 +94,19 @@ def write(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: 
     versions = {"transformers": transformers.__version__, "pytorch": torch.__version__}
     known = {"prompts": form.prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
     _json(folder / "config_sentence_transformers.json", {"__version__": versions, **known})
+
+
+def _share(twin: Path, folder: Path) -> None:
+    """Copy a folder, but link its weights: read-only, as whoever writes into one of the files writes into all."""
+    folder.mkdir()
+    for file in filter(Path.is_file, twin.iterdir()):
+        new = folder / file.name
+        if file.suffix == ".safetensors":
+            with suppress(OSError):  # a disk without links
+                new.hardlink_to(file)
+                new.chmod(new.stat().st_mode & 0o444)
+        if not new.exists():
+            shutil.copyfile(file, new)
 
 
 def for_texts(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

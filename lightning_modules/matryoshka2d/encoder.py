@@ -38,7 +38,7 @@ class MatryoshkaEncoder:
         layers: layers N of the whole encoder; 0 is the output of the embeddings.
         dim: width of the whole vectors.
         max_tokens: longest text, in tokens, special ones included.
-        prompts: what stood in front of texts in training, by name; `encode(..., prompt=encoder.prompts["query"])`.
+        prompts: what stood in front of texts in training, by name; `encode(..., prompt_name="query")`.
 
     Args:
         encoder: the network.
@@ -61,6 +61,10 @@ class MatryoshkaEncoder:
         self.tokenizer, self.pooling, self.prompts = tokenizer, form.pooling, form.prompts
         self.layers, self.dim, self.max_tokens = encoder.num_layers, form.dim, form.max_tokens
         self._cuts: dict[int, Encoder] = {self.layers: self.encoder}
+
+    def __repr__(self) -> str:
+        sizes = f"layers={self.layers}, dim={self.dim}, pooling={self.pooling!r}, max_tokens={self.max_tokens}"
+        return f"{type(self).__name__}({sizes}, prompts={self.prompts}, device={str(self.device)!r})"
 
     @classmethod
     def from_run(
@@ -117,6 +121,7 @@ class MatryoshkaEncoder:
         batch_size: int = 32,
         normalize: bool = True,
         prompt: str = "",
+        prompt_name: str | None = None,
     ) -> NDArray[np.float32]:
         """Return one vector for each text, in their order, [M, dim].
 
@@ -127,10 +132,11 @@ class MatryoshkaEncoder:
             batch_size: texts that are run together; those of like length are.
             normalize: scale what is kept to length one.
             prompt: stands in front of each text.
+            prompt_name: the same, as one of `prompts`.
 
         Raises:
             TypeError: one string in place of a list, or something that is no string.
-            ValueError: the encoder has no such layer or width, or a text has no token at all.
+            ValueError: the encoder has no such layer, width or prompt, or a text has no token at all.
         """
         layer, dim = self.layers if layer is None else layer, self.dim if dim is None else dim
         if not 0 <= layer <= self.layers:
@@ -139,6 +145,11 @@ class MatryoshkaEncoder:
             raise ValueError(f"dim = {dim}: the encoder has widths from 1 to {self.dim}")
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size}: must be 1 or more")
+        if prompt_name is not None:
+            if prompt or prompt_name not in self.prompts:
+                known = ", ".join(self.prompts) or "none"
+                raise ValueError(f"prompt_name = {prompt_name!r}: give one of {known}, and no prompt beside it")
+            prompt = self.prompts[prompt_name]
         vectors_MD = self._table(self.first(layer), texts, [layer], batch_size, prompt)[0, :, :dim]
         return (F.normalize(vectors_MD) if normalize else vectors_MD).numpy()
 

@@ -81,11 +81,12 @@ def _one_depth(
     places: dict[int, Path],
     probed: tuple[list[str], Tensor],
 ) -> bool:
-    network, proved = cut(encoder.encoder.network, depth), True
+    network, proved, first = cut(encoder.encoder.network, depth), True, None
     for dim, place in places.items():
         form = Form(encoder.pooling, dim, encoder.max_tokens, encoder.prompts)
         place.parent.mkdir(parents=True, exist_ok=True)
-        sentence_folder.write(network, encoder.tokenizer, place, form)
+        sentence_folder.write(network, encoder.tokenizer, place, form, twin=first)
+        first = first or place
         notes = not_trained(method.settings, encoder.layers, encoder.dim, [(depth, dim)])
         known = trained(method.settings, encoder.layers, encoder.dim)
         model = Exported(network, form, depth, encoder.layers, encoder.dim, known, notes)

@@ -106,6 +106,9 @@ def test_every_cell_holds_what_the_grid_says_of_it(place: Path) -> None:
         measured = grid.cell(layer, dim)["dev_spearman"]
         assert spearmanr(cosine_N, score_N).statistic == pytest.approx(measured, abs=5e-3), "but for ties of rounding"
         assert f"**{measured:.4f}**" in (folder / "README.md").read_text()
+    weights = {path: path.stat() for path in (place / "cells").glob("*/model.safetensors")}
+    assert {(stat.st_nlink, stat.st_mode & 0o222) for stat in weights.values()} == {(len(grid.dims), 0)}
+    assert len(weights) == 6 and len({stat.st_ino for stat in weights.values()}) == len(grid.layers), "one a depth"
 
 
 def test_a_test_measures_what_each_depth_costs_and_the_model_card_says_so(place: Path) -> None:

@@ -45,7 +45,7 @@ def test_mistakes_of_a_plan_come_without_torch() -> None:
         "--from: is given beside --tokens-per-second; take one of them away"
     ]
     (line,) = errors(light("plan", *debug, "--data.tokenizer", "bert", "--data.tokenizer.train", "null"))
-    assert line.endswith("a plan opens no tokenizer; state the size of its vocabulary as --vocab-size N")
+    assert line.endswith("and a plan fetches nothing; state the size of the vocabulary as --vocab-size N")
     (line,) = errors(light("plan", *debug, "--config", "configs/strategy/ddp.yaml"))
     assert line.endswith("give the number of processes as --ranks N")
 

@@ -4,15 +4,18 @@ import json
 import sys
 from pathlib import Path
 
-import lightning
-import torch
-from lightning.pytorch.strategies import DDPStrategy
+from launch.importing import importing
 
-from datamodules.core.pair_options import EvaluationSet
-from datamodules.core.wordpiece import TokenizerOptions, WordPieceTraining
-from datamodules.pairs import TextPairs
-from datamodules.text import TextCorpus
-from launch.leaving import leave
+with importing():
+    import lightning
+    import torch
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from datamodules.core.pair_options import EvaluationSet
+    from datamodules.core.wordpiece import TokenizerOptions, WordPieceTraining
+    from datamodules.pairs import TextPairs
+    from datamodules.text import TextCorpus
+    from launch.leaving import leave
 
 
 class Notes(lightning.LightningModule):

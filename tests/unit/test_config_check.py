@@ -72,6 +72,7 @@ def test_what_fits(kind: Kind, good: list, bad: list) -> None:
         ("--model=tests.cli.gone.Toy", "model.class = tests.cli.gone.Toy (--model): there is no module tests.cli.gone on the Python path"),
         ("--data.sequence_length=65", "data.sequence_length = 65 (--data.sequence_length): is over the model's 64 positions; lower it or raise model.max_positions [model.max_positions = 64 (default)]"),
         ("--ckpt_path=x", "ckpt_path = x (--ckpt_path): unknown key; did you mean run.checkpoint?"),
+        ("--model.lr=1e-3", "model.lr = 0.001 (--model.lr): not an option of Toy; did you mean model.learning_rate?"),
         ("--seed_everything=1", "seed_everything = 1 (--seed_everything): unknown key; did you mean seed?"),
         ("--run.max_wall_time=1:30", "run.max_wall_time = \"1:30\" (--run.max_wall_time): must be above 0, in seconds or as \"h:mm:ss\" or \"d-hh:mm:ss\""),
         ("--run.max_wall_time=0", "run.max_wall_time = 0 (--run.max_wall_time): must be above 0"),

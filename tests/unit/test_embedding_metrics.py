@@ -322,7 +322,8 @@ def share_work(rank: int, world_size: int, folder: Path, results: "multiprocessi
 
 def test_ranks_share_the_work_and_all_get_the_grid_of_one_process(tmp_path):
     alone = measured(layers(), CHOICE.cells(3, WIDTH), every_task())
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     results = context.Queue()
     ranks = [context.Process(target=share_work, args=(rank, 3, tmp_path, results)) for rank in range(3)]
     for process in ranks:

@@ -92,6 +92,7 @@ def test_texts_of_all_kinds(tmp_path: Path) -> None:
     empty, long, longer = encoder.encode(["", "fox " * LENGTH, "fox " * 10_000])
     assert np.linalg.norm(empty) == pytest.approx(1) and np.array_equal(long, longer)
     asked, plain = encoder.encode(["fox"], prompt=encoder.prompts["query"]), encoder.encode(["q: fox"])
+    assert np.array_equal(encoder.encode(["fox"], prompt_name="query"), plain)
     assert np.array_equal(asked, plain) and not np.allclose(asked, encoder.encode(["fox"]), atol=1e-3)
     assert not np.allclose(*encoder.encode(["a [SEP] b", "a [UNK] b"]), atol=1e-4), "they are letters, not tokens"
 
@@ -107,6 +108,8 @@ def test_texts_of_all_kinds(tmp_path: Path) -> None:
         (["a"], {"dim": 0}, ValueError, "dim = 0: the encoder has widths from 1 to 32"),
         (["a"], {"dim": 33}, ValueError, "dim = 33"),
         (["a"], {"batch_size": 0}, ValueError, "batch_size = 0: must be 1 or more"),
+        (["a"], {"prompt_name": "title"}, ValueError, "prompt_name = 'title': give one of query, document"),
+        (["a"], {"prompt_name": "query", "prompt": "q: "}, ValueError, "and no prompt beside it"),
     ],
 )
 def test_what_cannot_be_encoded_is_named(texts, options, error, problem, tmp_path: Path) -> None:

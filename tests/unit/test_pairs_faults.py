@@ -33,6 +33,11 @@ BAD = [
         r"has no column for the positive \(positive, passage, .*data\.source\.columns\.",
     ),
     ([GOOD | {"query": "w7"}], None, r":1: 'sentence1' and 'query' could be the anchor; name one in data\.source\.col"),
+    (
+        [{"A man eats it.": "", "It is eaten.": ""}],
+        None,
+        r"is the header line missing\? If not, name it in data\.source",
+    ),
     ([GOOD], Columns(anchor="text"), r":1: has no column 'text', only 'sentence1', 'sentence2', 'score'; name it in "),
     ([GOOD], Columns(negatives=["no"]), r":1: has no column 'no', only .*; correct data\.source\.columns\.negatives"),
     ([GOOD], Columns(label="s"), r":1: has no column 's', only .*; name it in data\.source\.columns\.label"),

@@ -184,8 +184,8 @@ def test_graphs_of_all_micro_batches_are_kept_unless_gradients_are_cached() -> N
         (
             [*SMALL, "--data.tokenizer", "google/electra-small-discriminator", "--data.tokenizer.train", "null"],
             {},
-            "data.tokenizer.name = google/electra-small-discriminator (--data.tokenizer): a plan opens no tokenizer; "
-            "state the size of its vocabulary as --vocab-size N",
+            "data.tokenizer.name = google/electra-small-discriminator (--data.tokenizer): no folder with a "
+            "tokenizer.json that opens, and a plan fetches nothing; state the size of the vocabulary as --vocab-size N",
         ),
         (
             ["--config", "configs/electra/debug.yaml", "--config", "configs/strategy/ddp.yaml"],
@@ -203,6 +203,22 @@ def test_what_a_plan_cannot_know(words: list[str], more: dict, message: str) -> 
     with pytest.raises(ConfigError) as error:
         plan(words, **more)
     assert str(error.value).startswith(message)
+
+
+def test_a_tokenizer_that_is_here_is_counted(tmp_path: Path) -> None:
+    words = [
+        "--config",
+        "configs/electra/debug.yaml",
+        "--data.tokenizer",
+        str(tmp_path),
+        "--data.tokenizer.train",
+        "null",
+    ]
+    word_tokenizer(123).save_pretrained(tmp_path)
+    assert plan(words).vocab_size == 123
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"no folder with a tokenizer\.json that opens"):
+        plan(words)
 
 
 def test_an_encoder_that_is_here_is_looked_at_and_no_other(tmp_path: Path) -> None:
