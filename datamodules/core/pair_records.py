@@ -101,7 +101,7 @@ def roles_of(names: Iterable[str], columns: Columns, key: str, place: str, wante
     if (label is None and wanted) or (label is not None and label not in names):
         lacking = f"{label!r}" if label else f"for the label ({', '.join(LABELS)})"
         raise DataError(f"{place}: has no column {lacking}, only {known}; name it in data.{key}.columns.label")
-    return Roles((*found, *negatives), label, sure=bool(columns.label) or label != "label")
+    return Roles((*found, *negatives), label, sure=bool(columns.label) or (label or "").lower() != "label")
 
 
 def negatives_of(names: list[str], columns: Columns) -> list[str]:
@@ -132,6 +132,11 @@ class Reading:
     labels: dict[str, float | None] | None = None
     wanted: Wanted | None = None
 
+    @property
+    def needs(self) -> Wanted | None:
+        """What a label is, where there must be one: there must where its words were given a meaning."""
+        return self.wanted or ("score" if self.labels and self.columns.label != "" else None)
+
     def description(self, cache: Path) -> list[Any]:
         """Describe all that decides the pairs, for a fingerprint."""
         made = self.name if self.name in MADE else None
@@ -150,7 +155,7 @@ class Reading:
                 continue
             roles = None
             for place, record in records(path):
-                roles = roles or roles_of(record, self.columns, self.key, place, self.wanted)
+                roles = roles or roles_of(record, self.columns, self.key, place, self.needs)
                 pair = None
                 with forgiving(bad):
                     pair = self.pair(record, roles, place)
@@ -162,7 +167,7 @@ class Reading:
         if self.name in MADE:
             return (" or ".join(MADE[self.name]), "rest of the lead")
         place, record = next(found for path in self.files for found in records(path))
-        return roles_of(record, self.columns, self.key, place, self.wanted).columns
+        return roles_of(record, self.columns, self.key, place, self.needs).columns
 
     def pair(self, record: dict[str, Any], roles: Roles, place: str) -> Pair | None:
         """Take a pair out of a record; None when its label says to leave it out."""

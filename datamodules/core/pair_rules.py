@@ -69,6 +69,21 @@ def complete_sets(sets: Options | None) -> str | None:
     return None
 
 
+def of_the_task(sets: Options | None) -> str | None:
+    """A set has no options that its task would not look at."""
+    for name, options in mappings(sets):
+        columns, prompts = options.get("columns") or {}, options.get("prompts") or {}
+        if options.get("task") == "classification":
+            second = {"columns": columns.get("positive"), "prompts": prompts.get("positive")}
+            given = [f"{part}.positive" for part, value in second.items() if value]
+            given += ["passage_tokens"] * (options.get("passage_tokens") is not None)
+            if given:
+                return f"{name}.{given[0]} is of second texts, which classification has not; take it out"
+        if columns.get("negatives"):
+            return f"{name}.columns.negatives: no set looks at negatives; take it out"
+    return None
+
+
 def first_broken(values: Options) -> str | None:
     """Apply the rules to the options of data, as plain values: the key with the complaint, or None."""
     for keys, rule in RULES:
@@ -90,5 +105,5 @@ RULES = [
     (("data.source",), lambda source: finite_labels({"source": source})),
     *(((f"data.{key}", "data.sequence_length"), limits) for key in ("sources", "validation", "test")),
     *(((f"data.{key}",), finite_labels) for key in ("sources", "validation", "test")),
-    *(((f"data.{key}",), rule) for key in ("validation", "test") for rule in (names, complete_sets)),
+    *(((f"data.{key}",), rule) for key in ("validation", "test") for rule in (names, complete_sets, of_the_task)),
 ]

@@ -219,7 +219,11 @@ class SetPlan:
                     name = self.columns.anchor or next((name for name in TEXTS if name in record), TEXTS[0])
                     label = label_of([*record], self.columns, "class") or "label"
                     text = full_text(record, name, f"{self.key}.columns.anchor", place)
-                    yield text, word_of(present(record, label, f"{self.key}.columns.label", place)), place
+                    known = present(record, label, f"{self.key}.columns.label", place)
+                    if self.options.labels is not None:
+                        known = number_for(known, label, self.options.labels, self.key, place, sure=True)
+                    if known is not None:
+                        yield text, word_of(known), place
 
 
 def number_of_each(texts: Iterable[str]) -> dict[str, int]:
@@ -240,6 +244,8 @@ def planned(sets: dict[str, EvaluationSet], group: str, split: str, root: str | 
             parts = {**beir_files(folder), **given}
             given = {part: parts[part] for part in BEIR} if parts.keys() >= {*BEIR} else given
         files = {part: located(path, root, "train" if part == "train" else split) for part, path in given.items()}
+        if "corpus" in files and options.columns is not None:
+            raise DataError(f"data.{group}.{name}.columns: has no meaning for files in the form of BEIR; take it out")
         plans.append(SetPlan(name, f"{group}.{name}", options, files, length))
     return plans
 

@@ -74,6 +74,9 @@ def separate_words(part: dict[str, Any], better: str) -> list[str]:
         if (one["other"], one["of"]) != (better, part["headline"]):
             continue
         gap, count = one["separate"] - one["mean_other"], len(one["difference"]["differences"])
+        if not count:
+            lines.append(f"a separate model of {one['cell']} shares no seed with {better}, so they are not compared.")
+            continue
         sign = "is level with" if abs(gap) < LEVEL else "wins against" if gap > 0 else "loses against"
         sure = {HOLDS: "surely", FAILS: "surely"}.get(one["verdict"], "not beyond the spread of the seeds")
         sure = sure if count > 1 else f"with {count} common seed, so without an interval"

@@ -1,15 +1,34 @@
-"""The loss of pairs that a configuration names, ready to be called on any cut of the vectors."""
+"""The loss of pairs that a configuration names, ready to be called on any cut of the vectors.
+
+Torch is imported where a loss is called, so that rules of a configuration can look at the options without it.
+"""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from lightning_modules.core.pair_losses import LOSSES, Pairs
+    from lightning_modules.core.pair_losses import Pairs
 
-SCALED = ("info_nce", "cosent")
+ARGUMENTS: dict[str, dict[str, str]] = {  # options that a loss looks at, and what its function calls them
+    "info_nce": {name: name for name in ("scale", "symmetric", "mask_duplicates", "false_negative_margin")},
+    "cosent": {"scale": "scale"},
+    "angle": {
+        "cosine_weight": "cosine_w",
+        "in_batch_weight": "ibn_w",
+        "hard_weight": "cln_w",
+        "angle_weight": "angle_w",
+        "cosine_scale": "cosine_tau",
+        "in_batch_scale": "ibn_tau",
+        "angle_scale": "angle_tau",
+        "integer_labels": "integer_labels",
+    },
+    "cosine_regression": {},
+    "triplet": {"margin": "margin", "distance": "distance"},
+}
 
 
 @dataclass(frozen=True)
@@ -54,20 +73,23 @@ class LossOptions:
     distance: Literal["euclidean", "manhattan", "cosine"] = "euclidean"
 
     def bound(
-        self, pairs: Pairs, scale: Tensor | None = None, released: Mapping[str, object] | None = None
-    ) -> Callable[[Tensor], Tensor]:
+        self, pairs: "Pairs", scale: "Tensor | None" = None, released: Mapping[str, object] | None = None
+    ) -> "Callable[[Tensor], Tensor]":
         """Return the loss as a function of a table [C, B, d]: this rank's share.
 
         A learnt scale replaces the fixed one; `released` are numbers of the authors' code for what is null.
         """
-        arguments = self._arguments(self.scale if scale is None else scale)
-        if self.name == "angle":
-            arguments = {name: value for name, value in arguments.items() if value is not None}
-            arguments = dict(released or {}) | arguments
+        from lightning_modules.core.pair_losses import LOSSES
+
+        arguments = self._arguments(self.scale if scale is None else scale, released)
         return partial(LOSSES[self.name], pairs=pairs, **arguments)
 
     def misfit(
-        self, num_columns: int, label_range: tuple[float, float] | None, widths: Collection[int] = ()
+        self,
+        num_columns: int,
+        label_range: tuple[float, float] | None,
+        widths: Collection[int] = (),
+        released: Mapping[str, object] | None = None,
     ) -> str | None:
         """Say why the loss cannot compare such examples, or vectors cut to one of the widths.
 
@@ -88,11 +110,8 @@ class LossOptions:
                 f"has labels beside hard negatives, which model.loss.name = {self.name} would not look at; leave the "
                 "labels out with columns: {label: ''}"
             )
-        if self.name == "cosine_regression" and has_labels and not -1 <= label_range[0] <= label_range[1] <= 1:
-            return (
-                f"has labels from {label_range[0]:g} to {label_range[1]:g}, and model.loss.name = cosine_regression "
-                "wants cosines, -1 to 1; scale them in the file, or take cosent, which looks at their order alone"
-            )
+        if has_labels and (problem := self._out_of_range(num_columns, *label_range, released)):
+            return f"has labels from {label_range[0]:g} to {label_range[1]:g}, and {problem}"
         odd = [width for width in sorted(widths) if width % 2]
         if self.name == "angle" and self.angle_weight != 0 and (num_columns > 2 or has_labels) and odd:
             return (
@@ -101,25 +120,38 @@ class LossOptions:
             )
         return None
 
-    def _arguments(self, scale: float | Tensor) -> dict[str, object]:
-        if self.name == "info_nce":
-            return {
-                "scale": scale,
-                "symmetric": self.symmetric,
-                "mask_duplicates": self.mask_duplicates,
-                "false_negative_margin": self.false_negative_margin,
-            }
+    def _out_of_range(
+        self, num_columns: int, low: float, high: float, released: Mapping[str, object] | None
+    ) -> str | None:
+        if low >= 0 and high <= 1:
+            return None
+        if num_columns > 2:
+            return "hard negatives get 1 - label, so they must be from 0 to 1; scale them in the file"
+        if self.name == "cosine_regression" and not -1 <= low <= high <= 1:
+            return (
+                "model.loss.name = cosine_regression wants cosines, -1 to 1; scale them in the file, or take cosent, "
+                "which looks at their order alone"
+            )
+        chosen = {"ibn_w": 1.0} | self._arguments(self.scale, released)
+        if self.name == "angle" and chosen["ibn_w"] > 0 and not chosen.get("integer_labels"):
+            return (
+                "model.loss.name = angle weighs positives by labels from 0 to 1 among its in-batch negatives; scale "
+                "them in the file, or leave that term out with model.loss.in_batch_weight 0"
+            )
+        return None
+
+    def _arguments(self, scale: "float | Tensor", released: Mapping[str, object] | None) -> dict[str, Any]:
+        given = {argument: getattr(self, option) for option, argument in ARGUMENTS[self.name].items()}
         if self.name == "angle":
-            return {
-                "cosine_w": self.cosine_weight,
-                "ibn_w": self.in_batch_weight,
-                "cln_w": self.hard_weight,
-                "angle_w": self.angle_weight,
-                "cosine_tau": self.cosine_scale,
-                "ibn_tau": self.in_batch_scale,
-                "angle_tau": self.angle_scale,
-                "integer_labels": self.integer_labels,
-            }
-        if self.name == "triplet":
-            return {"margin": self.margin, "distance": self.distance}
-        return {"scale": scale} if self.name == "cosent" else {}
+            return {**(released or {}), **{name: value for name, value in given.items() if value is not None}}
+        return given | ({"scale": scale} if "scale" in given else {})
+
+
+def idle_option(options: Mapping[str, Any]) -> str | None:
+    """Say which option a loss would not look at, as the configuration gives them; None if there is none."""
+    name, defaults = options.get("name", "info_nce"), {field.name: field.default for field in fields(LossOptions)}
+    for option, value in options.items():
+        owners = [loss for loss, known in ARGUMENTS.items() if option in known]
+        if owners and name not in owners and value != defaults[option]:
+            return f"{option} is for {' and '.join(owners)}, and {name} does not look at it; take it out"
+    return None

@@ -130,7 +130,11 @@ def kind_of_run(run: Path) -> "tuple[type[Method], dict[str, Any]]":
 
 
 def _as_number(value: Any) -> Any:
-    """Read a word such as 1e-06, which is a number in YAML 1.2 and a string to PyYAML."""
+    """Read a word such as 1e-06, which is a number in YAML 1.2 and a string to PyYAML, however deep it stands."""
+    if isinstance(value, dict):
+        return {key: _as_number(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_number(inner) for inner in value]
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:

@@ -9,6 +9,7 @@ Shape suffixes: M texts, D coordinates.
 """
 
 import copy
+import filecmp
 import json
 import shutil
 from contextlib import suppress
@@ -89,6 +90,8 @@ def write(
         sizes = {"in_features": width, "out_features": form.dim, "bias": False}
         _json(folder / DENSE / "config.json", sizes | {"activation_function": "torch.nn.modules.linear.Identity"})
         (folder / DENSE / "model.safetensors").write_bytes(save({"linear.weight": torch.eye(form.dim, width)}))
+        if _cut(folder / DENSE, width) != form.dim:
+            raise RuntimeError(f"{folder / DENSE}: reads back differently")
     sizes = {"max_seq_length": form.max_tokens, "do_lower_case": False, "model_args": without_pooler(network)}
     _json(folder / "sentence_bert_config.json", sizes)
     versions = {"transformers": transformers.__version__, "pytorch": torch.__version__}
@@ -107,6 +110,8 @@ def _share(twin: Path, folder: Path) -> None:
                 new.chmod(new.stat().st_mode & 0o444)
         if not new.exists():
             shutil.copyfile(file, new)
+            if not filecmp.cmp(file, new, shallow=False):
+                raise RuntimeError(f"{new}: reads back differently")
 
 
 def for_texts(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -147,6 +152,8 @@ def read(folder: Path) -> Form:
         for module, kind in zip(modules, kinds, strict=True):
             dim = _cut(folder / module["path"], dim) if kind == "Dense" else dim
         sizes = _read(folder / "sentence_bert_config.json")
+        if sizes.get("do_lower_case"):
+            raise CheckpointError(f"{folder}: lowers the case of texts before its tokenizer; that is not read")
         known = folder / "config_sentence_transformers.json"
         prompts = _read(known).get("prompts") or {} if known.is_file() else {}
         return Form(_pooler(folder, pooling), dim, sizes.get("max_seq_length"), prompts)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from transformers import PreTrainedModel
 
-from lightning_modules.core.base_loss import SCALED
+from lightning_modules.core.base_loss import ARGUMENTS
 from lightning_modules.core.export import without_pooler
 from lightning_modules.core.sentence_folder import Form
 from lightning_modules.matryoshka2d.grid import BYTES_PER_COORDINATE, Cell, Grid
@@ -139,7 +139,7 @@ def _list(numbers: Iterable[int]) -> str:
 
 def _loss(method: "Matryoshka2d") -> str:
     loss = method.loss
-    if loss.name not in SCALED:
+    if "scale" not in ARGUMENTS[loss.name]:
         return loss.name
     return f"{loss.name}, scale {'learnt, from ' if loss.learn_scale else ''}{loss.scale:g}"
 

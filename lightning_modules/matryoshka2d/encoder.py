@@ -110,7 +110,7 @@ class MatryoshkaEncoder:
         encoder = Encoder(AutoConfig.from_pretrained(folder, trust_remote_code=False))
         load_encoder(encoder.network, folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        longest = min(form.max_tokens or encoder.max_tokens, encoder.max_tokens)
+        longest = min(form.max_tokens or tokenizer.model_max_length, encoder.max_tokens)  # later ones write the second
         return cls(encoder, tokenizer, form._replace(max_tokens=longest), device, dtype)
 
     def encode(

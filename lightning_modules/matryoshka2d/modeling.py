@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 from datamodules.core.batches import TextBatch
 from lightning_modules.core.encoders import Encoder
 from lightning_modules.core.pooling import pool
+from lightning_modules.core.precision import widened
 from lightning_modules.matryoshka2d.modes import LARGEST_SCALE
 
 
@@ -25,8 +26,9 @@ class LearntScale(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the factor, at most 100; a shape of [1]. At the limit its gradient stays, so that it can come back."""
-        above = (self.bias - math.log(LARGEST_SCALE)).clamp(min=0)
-        return (self.bias - above.detach()).exp()
+        log = widened(self.bias)
+        above = (log - math.log(LARGEST_SCALE)).clamp(min=0)
+        return (log - above.detach()).exp()
 
 
 class Embedder(nn.Module):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -22,13 +23,14 @@ from lightning_modules.core.encoders import Encoder
 from lightning_modules.core.keyed import seed_generators
 from lightning_modules.core.pair_losses import Pairs
 from lightning_modules.core.terms import LossTerms, Term
-from lightning_modules.core.weights import initialise, unpartitioned
+from lightning_modules.core.weights import initialise
 from lightning_modules.core.whole_batch import NOTHING, Embedded, WholeBatchMethod
 from lightning_modules.matryoshka2d import grid, objective
 from lightning_modules.matryoshka2d.costs import Sample
 from lightning_modules.matryoshka2d.modeling import Embedder
 from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED, judged_widths, settings, trained
 from lightning_modules.matryoshka2d.options import ObjectiveOptions, UntrainedBert, given
+from lightning_modules.matryoshka2d.teacher import fixed_teacher, same_as_begun
 
 ALIGNED = "token_alignment"
 
@@ -114,8 +116,9 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
             raise CheckpointError(f"data.sequence_length = {sequence_length}: the encoder has {longest} positions")
         self.num_layers, self.width = self.model.encoder.num_layers, self.model.encoder.width
         initialise(self.model, getattr(config, "initializer_range", 0.02), self.seed)
-        if self.fixed_teacher:
-            self._teacher = [self._fixed(tokenizer, sequence_length)]
+        judged_alone = self._trainer is not None and self.trainer.state.fn != TrainerFn.FITTING
+        if self.fixed_teacher and not judged_alone:
+            self._teacher = [fixed_teacher(self.fixed_teacher, tokenizer, self.width, sequence_length)]
         try:
             drawn = objective.draw(self.settings, self.num_layers, self.width, self.seed, 0)
         except ValueError as error:
@@ -128,21 +131,12 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
             return self.untrained.config(tokenizer)
         return encoder_config(self.shape_from, tokenizer)
 
-    def _fixed(self, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> Encoder:
-        try:
-            with unpartitioned():
-                teacher = Encoder(encoder_config(self.fixed_teacher, tokenizer)).eval().requires_grad_(False)
-                load_encoder(teacher.network, self.fixed_teacher)
-        except CheckpointError as error:
-            raise CheckpointError(str(error).replace("model.init_from", "model.fixed_teacher")) from error
-        at = f"model.fixed_teacher = {self.fixed_teacher}"
-        if teacher.width != self.width:
-            raise CheckpointError(f"{at}: has width {teacher.width}, the encoder {self.width}")
-        if sequence_length > teacher.max_tokens:
-            raise CheckpointError(
-                f"{at}: has {teacher.max_tokens} positions, data.sequence_length is {sequence_length}"
-            )
-        return teacher
+    def configure_model(self) -> None:
+        """Build the networks; a run that goes on follows the teacher that it began with."""
+        super().configure_model()
+        if self._teacher:
+            run = Path(self.trainer.default_root_dir)
+            same_as_begun(self._teacher[0], self.fixed_teacher, run, self.goes_on, self.trainer.is_global_zero)
 
     def taken(self) -> PreTrainedModel:
         """Return the network that is built like the source."""
@@ -162,7 +156,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         """
         widths = set().union(*trained(self.settings, self.num_layers, self.width).values())
         for part in self.trainer.datamodule.parts:
-            if problem := self.loss.misfit(part.num_columns, part.label_range, widths):
+            if problem := self.loss.misfit(part.num_columns, part.label_range, widths, self.released):
                 raise CheckpointError(f"data: source {part.name}: {problem}")
         if self.width not in widths:
             offered = list(self.settings.widths or ())
@@ -214,6 +208,11 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         label_B, examples = known.get("label_B"), len(vectors_BX)
         if self.settings.drop_duplicates:
             rows, own = objective.first_occurrences(key_CB, own)
+            if not len(rows):
+                raise CheckpointError(
+                    "model.objective.drop_duplicates: each example of a batch holds a text twice, or one that was "
+                    "there before, so nothing is left; set it to false"
+                )
             tables = [table_CBD[:, rows] for table_CBD in tables]
             label_B, key_CB = label_B if label_B is None else label_B[rows], key_CB[:, rows]
         teacher_CBD = tables.pop() if self._teacher else None
@@ -251,7 +250,10 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
 
     def end_evaluation(self, prefix: str) -> dict[str, float]:
         """Measure all cells of the grid; returns the metrics of its deepest and widest cell."""
-        costs = None if self._sample is None else self(self._sample.costs, self.model, self._cells.layers)
+        costs = None
+        if self._sample:
+            with self.trainer.precision_plugin.test_step_context():  # Lightning enters it for steps alone
+                costs = self(self._sample.costs, self.model, self._cells.layers)
         self.grid = grid.measured(self._vectors.join(), self._cells, self._tasks, costs)
         del self._vectors, self._sample
         return {f"{prefix}/{name}": value for name, value in self.grid.largest().items()}

@@ -62,11 +62,14 @@ def draw(settings: Settings, num_layers: int, width: int, seed: int, step: int) 
 
     def widths(layer: int) -> tuple[int, ...]:
         if settings.fixed_pairs:
-            return tuple(d for n, d in pairs if n == layer and (n, d) != (num_layers, width))
+            stands_there = settings.full_width != "none"  # the whole of the last layer, beside what is drawn
+            return tuple(d for n, d in pairs if n == layer and not (stands_there and (n, d) == (num_layers, width)))
         stream = 0 if settings.shared_widths else layer + 1
         return _take(sorted(offered, reverse=True), settings.widths_per_step, seed, WIDTHS, step, stream)
 
     offered = default_widths(settings, width) if settings.widths_per_step and not settings.fixed_pairs else ()
+    if settings.full_width == "none" and not widths(num_layers):
+        raise ValueError("no loss of pairs is on the last layer; set full_width to last, or let it have a width")
     students = tuple((layer, widths(layer)) for layer in layers)
     return Draw(widths(num_layers), students, mix(seed, step))
 

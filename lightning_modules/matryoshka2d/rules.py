@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lightning_modules.core.base_loss import idle_option
 from lightning_modules.matryoshka2d.modes import AS_RELEASED, LARGEST_SCALE, settings
 
 
@@ -62,14 +63,31 @@ def teacher_is_followed(
     return f"is the target of a divergence, which mode {mode} has not"
 
 
+def loss_looks_at(loss: Mapping[str, Any] | None) -> str | None:
+    """A loss is given no option without effect."""
+    return idle_option(loss or {})
+
+
+def some_loss(
+    name: str,
+    cosine_weight: float,
+    in_batch_weight: float | None,
+    hard_weight: float | None,
+    angle_weight: float | None,
+) -> str | None:
+    """AnglE's terms add up to something, with hard negatives and without."""
+    empty = name == "angle" and not cosine_weight and in_batch_weight == angle_weight == 0
+    return "leaves every term of angle without a weight" if empty else None
+
+
 def above_zero(number: float | None) -> str | None:
     """A scale is positive."""
     return None if number is None or 0 < number < math.inf else "must be above 0 and finite"
 
 
-def not_negative(number: float) -> str | None:
-    """A rate, a decay or a norm is finite and not negative."""
-    return None if 0 <= number < math.inf else "must be finite and not negative"
+def not_negative(number: float | None) -> str | None:
+    """A rate, a decay, a norm or a weight is finite and not negative."""
+    return None if number is None or 0 <= number < math.inf else "must be finite and not negative"
 
 
 def share(fraction: float) -> str | None:
@@ -83,6 +101,13 @@ RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [
     (("model.untrained.hidden_size", "model.untrained.num_heads"), heads_divide),
     (("model.mode", "model.as_released", "model.objective"), known_settings),
     (("model.mode", "model.as_released"), known_mode),
+    (("model.loss",), loss_looks_at),
+    (
+        ("model.loss.name", *(f"model.loss.{name}_weight" for name in ("cosine", "in_batch", "hard", "angle"))),
+        some_loss,
+    ),
+    *(((f"model.loss.{name}_weight",), not_negative) for name in ("cosine", "in_batch", "hard", "angle")),
+    (("model.loss.margin",), not_negative),
     (("model.loss.learn_scale", "model.loss.name"), scale_is_used),
     (("model.loss.scale", "model.loss.learn_scale"), below_limit),
     (("model.fixed_teacher", "model.mode", "model.as_released", "model.objective"), teacher_is_followed),

@@ -1,5 +1,7 @@
 """2D Matryoshka under every strategy, through the command line: the mathematics of one process, stopped and gone on."""
 
+import json
+import random
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,54 @@ def test_every_mode_on_two_ranks(runs, mode):
     flags = [f"--model.mode={mode}", "--model.loss.learn_scale=true"]
     assert_same(runs("ddp", 2, *flags), runs("single", 1, *flags))
     assert "model.scale.bias" in weights(runs("ddp", 2, *flags))
+
+
+def written(file: Path, columns: list[str]) -> Path:
+    """Write 60 examples of drawn words; the score of an example falls from 1 in steps of a tenth, again and again."""
+    draws, words = random.Random(0), [f"word{number}" for number in range(40)]
+    rows = [
+        {name: " ".join(draws.choices(words, k=draws.randint(2, 9))) for name in columns} | {"score": row % 11 / 10}
+        for row in range(60)
+    ]
+    if "sentence1" not in columns:
+        rows = [{name: row[name] for name in columns} for row in rows]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@matrix
+@pytest.mark.parametrize("strategy", ["ddp", "zero3"])
+@pytest.mark.parametrize(
+    ("columns", "loss", "more"),
+    [
+        (["sentence1", "sentence2"], "cosent", []),
+        (["sentence1", "sentence2"], "angle", ["--model.mode=improved", "--model.as_released=true"]),
+        (["anchor", "positive", "negative"], "info_nce", ["--model.objective.drop_duplicates=true"]),
+        (["anchor", "positive", "negative"], "angle", ["--model.mode=espresso", "--model.as_released=true"]),
+        (["anchor", "positive", "negative_1", "negative_2"], "triplet", ["--model.loss.distance=cosine"]),
+    ],
+)
+def test_scores_and_hard_negatives_on_two_ranks(runs, tmp_path_factory, strategy, columns, loss, more):
+    source = written(tmp_path_factory.getbasetemp() / f"{len(columns)}.jsonl", columns)
+    flags = [f"--data.source={source}", f"--model.loss.name={loss}", "--callbacks.validation=null", *more]
+    flags += ["--data.validation={}", "--callbacks.grid=null", "--data.tokenizer.train.vocab_size=100"]
+    for cached in ("true", "false"):
+        assert_same(runs(strategy, 2, *flags, f"--model.cached_gradients={cached}"), runs("single", 1, *flags))
+
+
+@matrix
+@pytest.mark.parametrize(("strategy", "precision"), [("ddp", "bf16-mixed"), ("zero2", "bf16-true")])
+def test_cached_gradients_in_half_precision(runs, strategy, precision):
+    """The kept graphs run the same operations on the same masks, so only the order of sums may differ."""
+    cached, kept = (
+        runs(strategy, 2, f"--trainer.precision={precision}", f"--model.cached_gradients={flag}")
+        for flag in ("true", "false")
+    )
+    first, other = metrics(cached), metrics(kept)
+    assert first[0]["train/loss"] == pytest.approx(other[0]["train/loss"], rel=1e-5)
+    assert [line["train/loss"] for line in first] == pytest.approx([line["train/loss"] for line in other], rel=0.01)
+    single = metrics(runs())
+    assert [line["train/loss"] for line in first] == pytest.approx([line["train/loss"] for line in single], rel=0.05)
 
 
 @matrix

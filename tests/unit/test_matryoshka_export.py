@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 from lightning_modules.core import sentence_folder
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.encoders import final_norm
+from lightning_modules.matryoshka2d import MatryoshkaEncoder
 from lightning_modules.matryoshka2d import export as cuts
 from lightning_modules.matryoshka2d.grid import Costs, Grid, csv_of
 from lightning_modules.matryoshka2d.modes import settings
@@ -244,9 +245,14 @@ def test_what_does_more_than_pool_and_cut_is_not_read(tmp_path: Path) -> None:
     again = tmp_path / "again"
     opened(folder).save(str(again))  # as this version of sentence-transformers writes it
     assert sentence_folder.read(again)[:2] == ("mean", 12)
+    texts = [*TEXTS, " ".join(TEXTS * 20)]
+    ours, theirs = (MatryoshkaEncoder.from_folder(place, device="cpu") for place in (folder, again))
+    assert theirs.max_tokens == ours.max_tokens == LENGTH < theirs.encoder.max_tokens, "it stands in the tokenizer now"
+    assert np.abs(theirs.encode(texts) - opened(again).encode(texts)).max() < 1e-5
     edits = {
         "modules.json": (lambda it: [*it, {"path": "4_CNN", "type": "x.CNN"}], "is made of Transformer, Pooling, "),
         "2_Dense/config.json": (lambda it: it | {"activation_function": "torch.nn.Tanh"}, "weights of its own"),
+        "sentence_bert_config.json": (lambda it: it | {"do_lower_case": True}, "lowers the case of texts"),
         "1_Pooling/config.json": (lambda it: it | {"pooling_mode_max_tokens": True}, "pools by mean and pooling_mode_"),
     }
     for name, (edit, problem) in edits.items():

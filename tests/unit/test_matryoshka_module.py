@@ -20,6 +20,7 @@ from lightning_modules.matryoshka2d.encoder import flat_batch
 from lightning_modules.matryoshka2d.modeling import LearntScale
 from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED
 from lightning_modules.matryoshka2d.module import Matryoshka2d
+from lightning_modules.matryoshka2d.teacher import same_as_begun
 from tests.embedders import method_of
 
 CPU = torch.device("cpu")
@@ -159,11 +160,18 @@ def test_the_overlay_of_the_released_code_reaches_the_loss_of_the_recipe():
         (LossOptions("cosine_regression"), 2, (-1, 1), {8}, None),
         (LossOptions("cosine_regression"), 2, (0, 5), {8}, "has labels from 0 to 5"),
         (LossOptions("cosent"), 2, (0, 5), {8}, None),
+        (LossOptions("cosent"), 3, (0, 5), {8}, "has labels from 0 to 5, and hard negatives get 1 - label"),
+        (LossOptions("cosine_regression"), 3, (-1, 1), {8}, "has labels from -1 to 1, and hard negatives"),
+        (LossOptions("angle"), 2, (0, 5), {8}, "has labels from 0 to 5, and model.loss.name = angle weighs"),
+        (LossOptions("angle", in_batch_weight=0.0), 2, (0, 5), {8}, None),
+        (LossOptions("angle", integer_labels=True), 2, (0, 5), {8}, None),
     ],
 )
 def test_data_that_a_loss_cannot_compare(options, columns, label_range, widths, problem):
     found = options.misfit(columns, label_range, widths)
     assert found is None if problem is None else found.startswith(problem)
+    if options.name == "angle":
+        assert options.misfit(2, (0, 5), {8}, {"integer_labels": True}) is None, "as the authors' code takes them"
 
 
 def test_a_learnt_scale_ends_at_100_and_comes_back():
@@ -186,6 +194,25 @@ def test_a_learnt_scale_ends_at_100_and_comes_back():
         (["--model.fixed_teacher=x", "--model.objective.kl_temperature=0"], "which mode paper has not"),
         (["--model.objective.pairs=[[1, 8]]"], "pairs: has no meaning in mode paper"),
         (["--model.mode=starbucks", "--model.objective.widths=[8]"], "widths: has no meaning in mode starbucks"),
+        (["--model.mode=plain", "--model.objective.alignment=exact"], "alignment: has no effect, as no cut width is"),
+        (
+            ["--model.mode=matryoshka_1d", "--model.objective.kl_weight=1"],
+            "kl_weight: has no effect, as no layer below",
+        ),
+        (["--model.objective.alignment_temperature=2"], "alignment_temperature: has no effect, as alignment is none"),
+        (
+            ["--model.objective.widths_per_step=0", "--model.objective.kl_width=drawn"],
+            "kl_width: has no effect, as no cut width is trained",
+        ),
+        (["--model.objective.kl_weight=-1"], "kl_weight = -1.0: must be finite and not negative"),
+        (["--model.mode=plain", "--model.objective.full_width=none"], "full_width none and widths_per_step 0 leave no"),
+        (["--model.loss.margin=2"], "margin is for triplet, and info_nce does not look at it; take it out"),
+        (["--model.loss.name=angle", "--model.loss.scale=50"], "scale is for info_nce and cosent, and angle does not"),
+        (["--model.loss.name=triplet", "--model.loss.margin=-1"], "must be finite and not negative"),
+        (
+            ["--model.loss.name=angle", "--model.loss.in_batch_weight=0", "--model.loss.angle_weight=0"],
+            "leaves every term of angle without a weight",
+        ),
     ],
 )
 def test_options_that_would_do_nothing(flags, problem):
@@ -205,6 +232,33 @@ def test_a_teacher_that_cannot_be_taken_is_called_by_its_own_key(tmp_path):
         method.fixed_teacher = str(tmp_path / name)
         with pytest.raises(CheckpointError, match=rf"^model\.fixed_teacher = .*{name}: {problem}"):
             method.build(tokenizer, 24)
+
+
+def test_a_run_goes_on_with_the_teacher_that_it_began_with(tmp_path):
+    method, _ = method_of("bert", tmp_path / "whole", fixed_teacher=str(tmp_path / "whole"))
+    (teacher,) = method._teacher
+    same_as_begun(teacher, "here", tmp_path, goes_on=False, keeps=True)
+    same_as_begun(teacher, "moved", tmp_path, goes_on=True, keeps=True)
+    teacher.network.embeddings.word_embeddings.weight[3, 1] += 1e-6
+    with pytest.raises(CheckpointError, match=r"^model\.fixed_teacher = here: has other weights than when .* began"):
+        same_as_begun(teacher, "here", tmp_path, goes_on=True, keeps=True)
+    same_as_begun(teacher, "here", tmp_path, goes_on=False, keeps=True)
+    same_as_begun(teacher, "here", tmp_path, goes_on=True, keeps=True)
+
+
+def test_a_batch_of_duplicates_alone_is_named(tmp_path):
+    method, _ = method_of("bert", tmp_path, objective={"drop_duplicates": True})
+    method._trainer = SimpleNamespace(global_step=0)
+    with pytest.raises(CheckpointError, match=r"^model\.objective\.drop_duplicates: .* nothing is left"):
+        method.compare(torch.ones(3, 2, 2, 32), {"key_BC": torch.ones(3, 2, dtype=torch.int64)}, slice(0, 3), None)
+
+
+def test_starbucks_without_a_term_of_full_width_trains_the_pair_of_the_last_layer(tmp_path):
+    changed = {"full_width": "none"}
+    method, _ = method_of("bert", tmp_path, mode="starbucks", objective=changed)
+    assert method.term_names >= {"last_cut", "shallow_cut"} and "last" not in method.term_names
+    with pytest.raises(CheckpointError, match=r"^model\.objective: no loss of pairs is on the last layer"):
+        method_of("bert", tmp_path / "b", mode="starbucks", objective=changed | {"pairs": [[1, 8]]})
 
 
 @pytest.mark.parametrize(("widths", "warns"), [([8, 16], True), ([8, 32], False)])

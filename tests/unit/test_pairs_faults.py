@@ -82,6 +82,11 @@ def test_words_of_labels_must_be_known(tmp_path: Path) -> None:
         r"a\.jsonl:2: 'label' = 'maybe' is none of data\.source\.labels \(entailment, neutral\); add it, with null"
     )
     refused(tmp_path, message, source=source)
+    rows = [{"premise": "w5", "hypothesis": "w6", "gold_label": "entailment"}]
+    unread = PairSource(jsonl(tmp_path / "b.jsonl", rows), labels={"entailment": 1, "contradiction": None})
+    refused(tmp_path, r"b\.jsonl:1: has no column for the label .*data\.source\.columns\.label", source=unread)
+    jsonl(tmp_path / "c.jsonl", [{"premise": "w5", "hypothesis": "w6", "Label": 2}])
+    refused(tmp_path, r"c\.jsonl:1: 'Label' = 2 is not from 0 to 1; say", source=str(tmp_path / "c.jsonl"))
     everything_out = PairSource(source.path, labels={"entailment": None, "maybe": None})
     refused(tmp_path, r"a\.jsonl: holds no pair", source=everything_out)
 
@@ -169,6 +174,22 @@ SETS = [
     ),
     (EvaluationSet("classification", "a.jsonl"), [], r"data\.validation: x needs train"),
     (EvaluationSet("sts"), [], r"data\.validation: x needs path"),
+    (
+        EvaluationSet("classification", "a.jsonl", "a.jsonl", passage_tokens=8),
+        [],
+        r"x\.passage_tokens is of second texts, which classification has not; take it out",
+    ),
+    (
+        EvaluationSet("classification", "a.jsonl", "a.jsonl", columns=Columns(positive="b")),
+        [],
+        r"x\.columns\.positive is of second texts",
+    ),
+    (EvaluationSet("sts", "a.jsonl", columns=Columns(negatives=["n"])), [], r"x\.columns\.negatives: no set looks at"),
+    (
+        EvaluationSet("retrieval", corpus="a.jsonl", queries="a.jsonl", qrels="a.jsonl", columns=Columns("q")),
+        [],
+        r"validation\.x\.columns: has no meaning for files in the form of BEIR; take it out",
+    ),
     (
         EvaluationSet("retrieval", corpus="a.jsonl"),
         [],

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datamodules.core.errors import DataError
 from datamodules.core.loader import Batching, Evaluation
 from datamodules.core.pair_options import Columns, EvaluationSet, PairSource, Prompts
 from datamodules.core.tasks import PairClasses, Retrieval, Sts, TextClasses
@@ -125,6 +126,10 @@ def test_classes_for_probes(tmp_path: Path) -> None:
     assert [texts[n] for n in task.train_N] == [words(5 + n) for n in range(6)]
     assert task.train_label_N.tolist() == [1, 0, 1, 0, 1, 0] and task.test_label_N.tolist() == [0, 1, 0]
     assert len(texts) == 7, "w9 and w10 are in both parts"
+    labels = {"a": 1.0, "b": None}
+    fewer = EvaluationSet("classification", "b.jsonl", "a.jsonl", labels=labels)
+    with pytest.raises(DataError, match=r"every class is 1, so nothing can be judged"):
+        judged(tmp_path, {"topics": fewer})
     own = EvaluationSet("classification", "embedded", "embedded", columns=Columns(label="topic"))
     (articles,) = judged(tmp_path, {"topics": own}).tasks("val")
     assert len(articles.train_N) > 9000 and len(articles.test_N) == 199 and articles.train_label_N.max() >= 10

@@ -1,0 +1,62 @@
+"""An encoder that is not trained: the students follow its vectors in place of the last layer's."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.encoder_sources import encoder_config, load_encoder
+from lightning_modules.core.encoders import Encoder
+from lightning_modules.core.weights import unpartitioned
+
+KEPT = "fixed_teacher.json"  # in a run's folder: the weights that it began with
+
+
+def fixed_teacher(source: str, tokenizer: PreTrainedTokenizerBase, width: int, sequence_length: int) -> Encoder:
+    """Open a run, a Hugging Face folder or a hub name as teacher of an encoder of a width.
+
+    Raises:
+        CheckpointError: there is none, or it is too narrow or too short.
+    """
+    try:
+        with unpartitioned():
+            teacher = Encoder(encoder_config(source, tokenizer)).eval().requires_grad_(False)
+            load_encoder(teacher.network, source)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace("model.init_from", "model.fixed_teacher")) from error
+    at = f"model.fixed_teacher = {source}"
+    if teacher.width != width:
+        raise CheckpointError(f"{at}: has width {teacher.width}, the encoder {width}")
+    if sequence_length > teacher.max_tokens:
+        raise CheckpointError(f"{at}: has {teacher.max_tokens} positions, data.sequence_length is {sequence_length}")
+    return teacher
+
+
+def same_as_begun(teacher: Encoder, source: str, run: Path, goes_on: bool, keeps: bool) -> None:
+    """Let a run that goes on follow the weights that it began with; `keeps` says who writes down which they are.
+
+    Raises:
+        CheckpointError: the source has other weights by now, such as those of a later step.
+    """
+    file, digest = run / KEPT, digest_of(teacher)
+    if goes_on and file.is_file():
+        if json.loads(file.read_text(encoding="utf-8"))["sha256"] != digest:
+            raise CheckpointError(
+                f"model.fixed_teacher = {source}: has other weights than when {run} began ({file.name}); name a folder "
+                "with those, as `launch export` writes them, or begin a new run"
+            )
+    elif keeps:
+        file.write_text(json.dumps({"source": source, "sha256": digest}) + "\n", encoding="utf-8")
+
+
+def digest_of(network: nn.Module) -> str:
+    """Return the SHA-256 of a network's weights and their names."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
