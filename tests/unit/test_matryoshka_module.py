@@ -204,7 +204,7 @@ def test_a_learnt_scale_ends_at_100_and_comes_back():
             ["--model.objective.widths_per_step=0", "--model.objective.kl_width=drawn"],
             "kl_width: has no effect, as no cut width is trained",
         ),
-        (["--model.objective.kl_weight=-1"], "kl_weight = -1.0: must be finite and not negative"),
+        (["--model.objective.kl_weight=-1"], "kl_weight = -1: must be finite and not negative"),
         (["--model.mode=plain", "--model.objective.full_width=none"], "full_width none and widths_per_step 0 leave no"),
         (["--model.loss.margin=2"], "margin is for triplet, and info_nce does not look at it; take it out"),
         (["--model.loss.name=angle", "--model.loss.scale=50"], "scale is for info_nce and cosent, and angle does not"),
