@@ -61,6 +61,7 @@ def test_quick_electra(tmp_path):
     assert setting["time"]["fit"]["gflops"] > 0
 
 
+@pytest.mark.matrix
 @pytest.mark.timeout(300)
 def test_quick_data(tmp_path):
     done = launch("bench", "data", "--quick", cwd=tmp_path)

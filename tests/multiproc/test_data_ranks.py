@@ -47,6 +47,7 @@ def test_two_ranks_see_what_one_sees(folder: Path) -> None:
     assert joined(two) + joined(run(folder / "one", 1, 9)) == joined(whole)  # from two ranks to one
 
 
+@pytest.mark.matrix
 def test_a_stream_goes_on_where_each_rank_stood(folder: Path) -> None:
     whole = run(folder / "whole", 2, 8, "streaming")
     first, second = (joined(run(folder / "parts", 2, steps, "streaming")) for steps in (3, 8))

@@ -50,7 +50,7 @@ def test_validation_leaves_the_training_as_it_is(runs, tmp_path):
     assert all(torch.equal(validated[name], silent[name]) for name in validated)
 
 
-@pytest.mark.parametrize("ranks", ["one", "two"])
+@pytest.mark.parametrize("ranks", [pytest.param("one", marks=pytest.mark.matrix), "two"])
 def test_a_killed_run_goes_on_bit_for_bit(runs, ranks, tmp_path):
     words = [*BASE, *(TWO if ranks == "two" else []), f"--run.dir={tmp_path / 'run'}"]
     kill_at_step(start(*words), tmp_path / "run", 8, saved=6)

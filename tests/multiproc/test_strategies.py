@@ -16,10 +16,10 @@ STRATEGIES = [
 BASE = ["fit", "--config", "configs/electra/debug.yaml", f"--trainer.max_steps={STEPS}"]
 CROSSINGS = [
     ("zero3", 2, "ddp", 2),
-    pytest.param("ddp", 2, "zero3", 2, marks=pytest.mark.matrix),
-    pytest.param("zero1", 2, "fsdp", 2, marks=pytest.mark.matrix),
-    pytest.param("single", 1, "zero3", 2, marks=pytest.mark.matrix),
-    pytest.param("fsdp", 2, "zero2", 1, marks=pytest.mark.matrix),
+    ("ddp", 2, "zero3", 2),
+    ("zero1", 2, "fsdp", 2),
+    ("single", 1, "zero3", 2),
+    ("fsdp", 2, "zero2", 1),
 ]
 
 
@@ -66,6 +66,7 @@ def test_two_processes_train_as_one(runs, strategy):
     assert stage == (int(strategy[4]) if strategy.startswith("zero") else None)
 
 
+@pytest.mark.matrix  # test_matrix and test_whole_batch kill toys under every strategy in seconds
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_killed_run_goes_on_bit_for_bit(runs, strategy, tmp_path):
     command = [*words(strategy, 2), f"--run.dir={tmp_path / 'run'}"]
@@ -94,6 +95,7 @@ def test_layers_that_run_twice_and_are_compiled(runs, strategy, tmp_path):
     assert all(torch.equal(weight, weights(straight)[name]) for name, weight in weights(run).items())
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("first", "ranks", "second", "other"), CROSSINGS)
 def test_a_run_goes_on_under_another_strategy(runs, first, ranks, second, other, tmp_path):
     run = f"--run.dir={tmp_path / 'run'}"
