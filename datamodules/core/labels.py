@@ -147,6 +147,8 @@ def table_records(path: Path, records: Records) -> Iterator[tuple[str, Any]]:
             raise DataError(
                 f"{path}:1: its header is one column, {head[0]!r:.60}; write commas between columns, or tabs in a .tsv"
             )
+        if twice := next((name for name in head if head.count(name) > 1), None):
+            raise DataError(f"{path}:1: its header names {twice!r} twice; rename one of them")
         for row in rows:
             place, wide = f"{path}:{rows.line_num}", len(rows.fieldnames)
             if None in row or None in row.values():

@@ -89,9 +89,9 @@ class PairPreparation:
             return wordpiece.usable(options.name, kept, ANY_TOKENIZER)
         text = [self.reading(name).description(self.cache) for name in self.sources]
         folder = self.cache / "tokenizers" / digest([VERSION, text, asdict(options.train)])
-        if not folder.is_dir():
+        if not wordpiece.is_whole(folder):
             with alone(folder, f"the tokenizer in {folder}"):
-                if not folder.is_dir():
+                if not wordpiece.is_whole(folder):
                     readings = [self.reading(name) for name in self.sources]
                     wordpiece.train(AllTexts(readings, self.skip_bad), options.train, folder)
         return folder
@@ -147,6 +147,8 @@ def read_pairs(
         DataError: there is no pair, or files have different numbers of columns.
     """
     numbers, labels, width = array("q"), array("f"), 0
+    for side in (0, 1):
+        table.encoder.check_prompt(prompts.of_column(side), limits[side], reading.key)
     pairs = iter(tqdm(reading.pairs(bad), f"tokenising {reading.key}", unit=" pairs", disable=None, leave=False))
     while some := [*islice(pairs, AT_ONCE)]:
         width = width or len(some[0].texts)

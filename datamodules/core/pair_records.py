@@ -149,18 +149,44 @@ class Reading:
         Raises:
             DataError: a record or a whole file is no good.
         """
+        labelled = None
         for path in self.files:
             if self.name in MADE:
                 yield from embedded(path, self.name)
                 continue
-            roles = None
+            roles, names = None, None
             for place, record in records(path):
-                roles = roles or roles_of(record, self.columns, self.key, place, self.needs)
+                if roles is None:
+                    roles, names = roles_of(record, self.columns, self.key, place, self.needs), record.keys()
+                    labelled = (roles.label is not None) if labelled is None else labelled
+                    if labelled != (roles.label is not None):
+                        raise DataError(
+                            f"{place}: {'has no label' if labelled else f'has a label, {roles.label!r}'}, and files "
+                            f"before it {'have' if labelled else 'have none'}; make two sources of them"
+                        )
+                elif record.keys() != names:
+                    self.refuse_more([*record], roles, place)
                 pair = None
                 with forgiving(bad):
                     pair = self.pair(record, roles, place)
                 if pair is not None:
                     yield pair
+
+    def refuse_more(self, names: list[str], roles: Roles, place: str) -> None:
+        """Refuse a record with a label or negatives where the first one, by which columns are chosen, had none.
+
+        Raises:
+            DataError: naming the column.
+        """
+        label, negatives = label_of(names, self.columns, self.needs), negatives_of(names, self.columns)
+        more = [name for name in [label, *negatives] if name in names and name not in roles.columns]
+        more = [name for name in more if name != label or roles.label is None]
+        if more:
+            left_out = "label: ''" if more[0] == label else "negatives: []"
+            raise DataError(
+                f"{place}: has {more[0]!r}, which the first record has not; give it to all, or leave it out with "
+                f"data.{self.key}.columns: {{{left_out}}}"
+            )
 
     def roles(self) -> tuple[str, ...]:
         """Name the columns that are read, as the first record has them."""

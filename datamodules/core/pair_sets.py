@@ -29,7 +29,7 @@ from datamodules.core.pair_records import (
     under,
     word_of,
 )  # fmt: skip
-from datamodules.core.pair_store import Texts
+from datamodules.core.pair_store import Texts, key_of
 from datamodules.core.sources import local
 
 AT_ONCE = 2048  # texts that are tokenised together
@@ -74,6 +74,7 @@ class SetPlan:
     def add(self, side: int, texts: Iterable[str], table: Texts) -> array:
         """Put texts into the table, as first or second ones."""
         prompt, limit = self.sides[side]
+        table.encoder.check_prompt(prompt, limit, self.key)
         numbers, rest = array("q"), iter(texts)
         while some := [prompt + text for text in islice(rest, AT_ONCE)]:
             numbers.extend(table.add(some, [limit] * len(some)))
@@ -168,12 +169,16 @@ class SetPlan:
 
     def texts_by_id(self, part: str, rows: dict[str, int], wanted: set[str] | None, bad: Records) -> Iterator[str]:
         """Yield texts, each with its title in front, and note in `rows` which row has which id."""
+        texts: dict[str, int] = {}
         for path in self.files[part]:
             for place, record in records(path):
                 with forgiving(bad):
                     name = word_of(present(record, "_id", f"{self.key}.{part}", place))
-                    title = text_of({"title": "", **record}, "title", f"{self.key}.{part}", place)
+                    known = {**record, "title": "" if record.get("title") is None else record["title"]}
+                    title = text_of(known, "title", f"{self.key}.{part}", place)
                     text = text_of(record, "text", f"{self.key}.{part}", place)
+                    if texts.setdefault(name, key_of(f"{title} {text}")) != key_of(f"{title} {text}"):
+                        raise DataError(f"{place}: the id {name!r} stands there twice, with two texts; correct one")
                     if name not in rows and (wanted is None or name in wanted):
                         rows[name] = len(rows)
                         yield f"{title} {text}".strip() or " "  # known collections have empty documents

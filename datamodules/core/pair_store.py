@@ -69,6 +69,19 @@ class Encoder:
                 )
             yield [*self.before, *self.part(ids, room), *self.after], partly or len(ids) > room
 
+    def check_prompt(self, prompt: str, limit: int, key: str) -> None:
+        """Refuse a prompt beside which no token of a text has room.
+
+        Raises:
+            DataError: naming the key.
+        """
+        size = len(self.core.encode(prompt, add_special_tokens=False).ids)
+        if prompt and size + len(self.before) + len(self.after) >= limit:
+            raise DataError(
+                f"data.{key}.prompts: {prompt[:40]!r} has {size} tokens, and texts have room for {limit} with it; "
+                "shorten it, or allow longer texts"
+            )
+
     def part(self, whole: Any, size: int) -> Any:
         """Cut a text or ids on the tokenizer's side."""
         return whole[-size:] if self.keeps_end else whole[:size]

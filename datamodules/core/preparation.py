@@ -125,9 +125,9 @@ class Preparation:
         folder = self.trained_folder()
         if folder is None:
             return wordpiece.usable(self.tokenizer.name, kept)
-        if not folder.is_dir():
+        if not wordpiece.is_whole(folder):
             with alone(folder, f"the tokenizer in {folder}"):
-                if not folder.is_dir():
+                if not wordpiece.is_whole(folder):
                     wordpiece.train(self.source("train"), self.tokenizer.train, folder)
         return folder
 

@@ -94,6 +94,10 @@ def load(name: str, roles: dict[str, str] = OF_BERT) -> "PreTrainedTokenizerFast
             f"data.tokenizer.name = {name!r}: holds {size} tokens and the id {largest}; give one "
             "whose ids have no holes"
         )
+    if size <= len(set(tokenizer.all_special_tokens)):
+        raise DataError(
+            f"data.tokenizer.name = {name!r}: holds special tokens alone, its file of words is missing; give another"
+        )
     absent = [f"{usual} ({role})" for role, usual in roles.items() if getattr(tokenizer, role) is None]
     if absent:
         raise DataError(
@@ -140,12 +144,19 @@ def publish(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
     tokenizer.save_pretrained(half)
     for path in (*half.iterdir(), half):
         sync(path)
+    if folder.is_dir() and not is_whole(folder):  # its file of words was lost
+        shutil.rmtree(folder)
     try:
         os.rename(half, folder)
     except OSError:
         if not folder.is_dir():
             raise
         shutil.rmtree(half)
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether a folder holds a tokenizer that was published."""
+    return (folder / "tokenizer.json").is_file()
 
 
 def copy_into_run(tokenizer: "PreTrainedTokenizerFast", run: Path) -> None:
@@ -161,7 +172,7 @@ def copy_into_run(tokenizer: "PreTrainedTokenizerFast", run: Path) -> None:
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         publish(tokenizer, folder)
-    elif (folder / "tokenizer.json").read_text(encoding="utf-8") != text:
+    elif not is_whole(folder) or (folder / "tokenizer.json").read_text(encoding="utf-8") != text:
         raise DataError(
             f"{folder}: is another tokenizer than data.tokenizer; go on with that one, or take a new run.dir"
         )

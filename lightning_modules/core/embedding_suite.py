@@ -112,7 +112,11 @@ def check(tasks: Sequence[Task]) -> None:
     """
     names = [task.name for task in tasks]
     for task in tasks:
-        problem = "the name is taken" if names.count(task.name) > 1 or task.name in (STS, TEXTS) else _problem(task)
+        problem = (
+            "the name is taken, call the set otherwise"
+            if names.count(task.name) > 1 or task.name in (STS, TEXTS)
+            else _problem(task)
+        )
         if problem:
             raise CheckpointError(f"task {task.name}: {problem}")
 

@@ -146,7 +146,11 @@ def same_vocabulary(tokenizer: PreTrainedTokenizerBase, folder: Path, source: st
     file = folder / "tokenizer.json"
     if not hasattr(tokenizer, "get_vocab"):  # a plan knows the size of the vocabulary alone
         return
-    if file.is_file() and Tokenizer.from_file(str(file)).get_vocab() != tokenizer.get_vocab():
+    try:
+        known = Tokenizer.from_file(str(file)).get_vocab() if file.is_file() else tokenizer.get_vocab()
+    except Exception as error:  # of what is wrong with a file, tokenizers raises bare ones
+        raise CheckpointError(f"model.init_from = {source}: {file.name} cannot be read ({error})") from error
+    if known != tokenizer.get_vocab():
         raise CheckpointError(
             f"model.init_from = {source}: was trained with another tokenizer; set data.tokenizer to {folder}"
         )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 import transformers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,6 +53,7 @@ class Form(NamedTuple):
     dim: int  # width of the vectors
     max_tokens: int
     prompts: dict[str, str]  # what stands in front of a text, by name
+    prompt: str = ""  # what does where none is asked for
 
 
 def write(
@@ -155,9 +156,14 @@ def read(folder: Path) -> Form:
         if sizes.get("do_lower_case"):
             raise CheckpointError(f"{folder}: lowers the case of texts before its tokenizer; that is not read")
         known = folder / "config_sentence_transformers.json"
-        prompts = _read(known).get("prompts") or {} if known.is_file() else {}
-        return Form(_pooler(folder, pooling), dim, sizes.get("max_seq_length"), prompts)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        told = _read(known) if known.is_file() else {}
+        prompts, longest = told.get("prompts") or {}, sizes.get("max_seq_length")
+        dim = min(dim, told.get("truncate_dim") or dim)
+        if not (longest is None or (isinstance(longest, int) and longest > 0)):
+            raise ValueError(f"max_seq_length = {longest}")
+        default = prompts[told["default_prompt_name"]] if told.get("default_prompt_name") else ""
+        return Form(_pooler(folder, pooling), dim, longest, prompts, default)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or repr(error)
         raise CheckpointError(f"{folder}: is no folder of sentence-transformers that can be read ({reason})") from error
 

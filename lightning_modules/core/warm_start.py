@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -33,6 +34,12 @@ def checkpoint_of(source: str) -> Path | None:
     return newest
 
 
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError, ZeroDivisionError),
+    *(pickle.UnpicklingError, SafetensorError, StrictDataclassError),
+)
+
+
 @contextmanager
 def readable(source: str) -> Iterator[None]:
     """Tell in one line why transformers cannot read a source; code and pickled objects in it are never run.
@@ -43,7 +50,7 @@ def readable(source: str) -> Iterator[None]:
     try:
         with unpartitioned():
             yield
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
             f"model.init_from = {source}: no run, folder or hub model can be read there: {reason}"

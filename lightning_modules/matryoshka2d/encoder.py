@@ -13,18 +13,18 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datamodules.core.batches import TextBatch, flat_layout
 from datamodules.core.packaged import shipped
 from lightning_modules.core import sentence_folder
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.verify import step_folder
-from lightning_modules.core.encoder_sources import load_encoder, method_of_run
+from lightning_modules.core.encoder_sources import encoder_config, load_encoder, method_of_run
 from lightning_modules.core.encoders import Encoder, layer_list
 from lightning_modules.core.pooling import pool
 from lightning_modules.core.sentence_folder import Form
-from lightning_modules.core.warm_start import checkpoint_of
+from lightning_modules.core.warm_start import checkpoint_of, readable
 from lightning_modules.matryoshka2d.record import record_of
 
 
@@ -58,7 +58,7 @@ class MatryoshkaEncoder:
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.encoder = encoder.to(self.device, dtype).eval().requires_grad_(False)
-        self.tokenizer, self.pooling, self.prompts = tokenizer, form.pooling, form.prompts
+        self.tokenizer, self.pooling, self.prompts, self.prompt = tokenizer, form.pooling, form.prompts, form.prompt
         self.layers, self.dim, self.max_tokens = encoder.num_layers, form.dim, form.max_tokens
         self._cuts: dict[int, Encoder] = {self.layers: self.encoder}
 
@@ -87,7 +87,7 @@ class MatryoshkaEncoder:
         if checkpoint is None or not checkpoint.is_dir():
             raise CheckpointError(f"{run}: holds no checkpoint{'' if step is None else f' of step {step}'}")
         method.recall(run)
-        tokenizer = AutoTokenizer.from_pretrained(run / "tokenizer", trust_remote_code=False)
+        tokenizer = opened(run / "tokenizer")
         encoder = Encoder(method.encoder_config(tokenizer))
         load_encoder(encoder.network, str(checkpoint))
         form = Form(method.pooling, encoder.width, record.max_tokens, record.prompts)
@@ -106,10 +106,13 @@ class MatryoshkaEncoder:
             CheckpointError: it is none, or does more than that.
         """
         folder = shipped(str(folder))
-        form = sentence_folder.read(Path(folder))
-        encoder = Encoder(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-        load_encoder(encoder.network, folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        form, tokenizer = sentence_folder.read(Path(folder)), opened(Path(folder))
+        try:
+            with readable(folder):
+                encoder = Encoder(encoder_config(folder, tokenizer))
+            load_encoder(encoder.network, folder)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).removeprefix("model.init_from = ")) from error
         longest = min(form.max_tokens or tokenizer.model_max_length, encoder.max_tokens)  # later ones write the second
         return cls(encoder, tokenizer, form._replace(max_tokens=longest), device, dtype)
 
@@ -120,7 +123,7 @@ class MatryoshkaEncoder:
         dim: int | None = None,
         batch_size: int = 32,
         normalize: bool = True,
-        prompt: str = "",
+        prompt: str | None = None,
         prompt_name: str | None = None,
     ) -> NDArray[np.float32]:
         """Return one vector for each text, in their order, [M, dim].
@@ -131,7 +134,7 @@ class MatryoshkaEncoder:
             dim: how many coordinates are kept; by default all.
             batch_size: texts that are run together; those of like length are.
             normalize: scale what is kept to length one.
-            prompt: stands in front of each text.
+            prompt: stands in front of each text; by default what the folder does by default, mostly nothing.
             prompt_name: the same, as one of `prompts`.
 
         Raises:
@@ -146,10 +149,11 @@ class MatryoshkaEncoder:
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size}: must be 1 or more")
         if prompt_name is not None:
-            if prompt or prompt_name not in self.prompts:
+            if prompt is not None or prompt_name not in self.prompts:
                 known = ", ".join(self.prompts) or "none"
                 raise ValueError(f"prompt_name = {prompt_name!r}: give one of {known}, and no prompt beside it")
             prompt = self.prompts[prompt_name]
+        prompt = self.prompt if prompt is None else prompt
         vectors_MD = self._table(self.first(layer), texts, [layer], batch_size, prompt)[0, :, :dim]
         return (F.normalize(vectors_MD) if normalize else vectors_MD).numpy()
 
@@ -174,6 +178,8 @@ class MatryoshkaEncoder:
         for number, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"texts[{number}] is a {type(text).__name__}, not a string")
+            if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise ValueError(f"texts[{number}] = {text[:40]!r}: holds half of a character (a lone surrogate)")
         if not texts:
             return []
         shown = [prompt + text for text in texts]
@@ -189,6 +195,21 @@ class MatryoshkaEncoder:
         if layers not in self._cuts:
             self._cuts[layers] = shallow(self.encoder, layers)
         return self._cuts[layers]
+
+
+def opened(folder: Path) -> PreTrainedTokenizerBase:
+    """Open the tokenizer of a folder.
+
+    Raises:
+        CheckpointError: it is damaged, or its file of words is missing.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the libraries raise a dozen kinds, also a bare Exception
+        raise CheckpointError(f"{folder}: its tokenizer cannot be opened ({' '.join(str(error).split())})") from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+        raise CheckpointError(f"{folder}: its tokenizer holds special tokens alone; its file of words is missing")
+    return tokenizer
 
 
 def shallow(encoder: Encoder, layers: int) -> Encoder:

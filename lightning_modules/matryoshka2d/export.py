@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lightning_modules.core import sentence_folder
+from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.encoders import cut
 from lightning_modules.core.sentence_folder import Form
 from lightning_modules.matryoshka2d.card import Exported, card
@@ -104,7 +105,10 @@ def every_cell(record: Record, num_layers: int, usual: Sequence[int]) -> list[Ce
     grids = record.grids()
     if grids:
         grid = grids[0].grid()
-        return [(n, d) for n in grid.layers for d in grid.dims if 1 <= n <= num_layers and d <= usual[-1]]
+        found = [(n, d) for n in grid.layers for d in grid.dims if 1 <= n <= num_layers and 1 <= d <= usual[-1]]
+        if not found:
+            raise CheckpointError(f"{grids[0].file}: has no cell that can be exported; name one by --layers and --dim")
+        return found
     return [(n, d) for n in range(1, num_layers + 1) for d in usual]
 
 

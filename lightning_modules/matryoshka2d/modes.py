@@ -173,6 +173,10 @@ def _check(found: Settings) -> None:
         raise ValueError("kl_temperature must not be below 0, and alignment_temperature must be above 0")
     if found.widths is not None and len(set(found.widths)) < len(found.widths):
         raise ValueError(f"widths = {list(found.widths)}: one stands there twice")
+    if not all(0 <= weight < math.inf for weight in found.width_weights or ()):
+        raise ValueError(f"width_weights = {list(found.width_weights)}: must be finite and not negative")
+    if found.pairs is not None and (not found.pairs or any(len(pair) != 2 for pair in found.pairs)):
+        raise ValueError("pairs: each must be a layer and a width, as [[2, 32], [4, 64]]")
     if found.width_weights is not None and len(found.width_weights) != len(found.widths or ()):
         raise ValueError("width_weights must have as many entries as widths")
 

@@ -17,7 +17,7 @@ from datamodules.core.batches import PairBatch, TextBatch
 from lightning_modules.core.base import TRAIN
 from lightning_modules.core.base_loss import LossOptions
 from lightning_modules.core.checkpoint.errors import CheckpointError
-from lightning_modules.core.embedding_suite import VectorTable
+from lightning_modules.core.embedding_suite import VectorTable, check
 from lightning_modules.core.encoder_sources import TakesEncoder, encoder_config, load_encoder
 from lightning_modules.core.encoders import Encoder
 from lightning_modules.core.keyed import seed_generators
@@ -116,14 +116,14 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
             raise CheckpointError(f"data.sequence_length = {sequence_length}: the encoder has {longest} positions")
         self.num_layers, self.width = self.model.encoder.num_layers, self.model.encoder.width
         initialise(self.model, getattr(config, "initializer_range", 0.02), self.seed)
-        judged_alone = self._trainer is not None and self.trainer.state.fn != TrainerFn.FITTING
-        if self.fixed_teacher and not judged_alone:
+        if self.fixed_teacher and (self._trainer is None or self.trainer.state.fn == TrainerFn.FITTING):
             self._teacher = [fixed_teacher(self.fixed_teacher, tokenizer, self.width, sequence_length)]
         try:
             drawn = objective.draw(self.settings, self.num_layers, self.width, self.seed, 0)
+            cells = objective.plan(self.settings, drawn, self.num_layers, self.width)
         except ValueError as error:
             raise CheckpointError(f"model.objective: {error}") from error
-        self.term_names = {cell.name for cell in objective.plan(self.settings, drawn, self.num_layers, self.width)}
+        self.term_names = {cell.name for cell in cells}
 
     def encoder_config(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
         """Return how the encoder is built."""
@@ -134,9 +134,9 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
     def configure_model(self) -> None:
         """Build the networks; a run that goes on follows the teacher that it began with."""
         super().configure_model()
-        if self._teacher:
-            run = Path(self.trainer.default_root_dir)
-            same_as_begun(self._teacher[0], self.fixed_teacher, run, self.goes_on, self.trainer.is_global_zero)
+        run, keeps = Path(self.trainer.default_root_dir), self.trainer.is_global_zero
+        for teacher in self._teacher:
+            same_as_begun(teacher, self.fixed_teacher, run, self.goes_on, keeps)
 
     def taken(self) -> PreTrainedModel:
         """Return the network that is built like the source."""
@@ -146,14 +146,14 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         """Copy the encoder's weights; a run that goes on has weights of its own."""
         load_encoder(self.taken(), source)
 
-    # Training
-
     def on_fit_start(self) -> None:
-        """Refuse data and widths that the loss cannot compare, and warn of what will not be trained.
+        """Refuse data and widths that cannot be compared or judged, and warn of what will not be trained.
 
         Raises:
             CheckpointError: naming the source, and what it lacks.
         """
+        self._chosen_cells()
+        check(self.trainer.datamodule.tasks("val"))
         widths = set().union(*trained(self.settings, self.num_layers, self.width).values())
         for part in self.trainer.datamodule.parts:
             if problem := self.loss.misfit(part.num_columns, part.label_range, widths, self.released):
@@ -209,10 +209,8 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         if self.settings.drop_duplicates:
             rows, own = objective.first_occurrences(key_CB, own)
             if not len(rows):
-                raise CheckpointError(
-                    "model.objective.drop_duplicates: each example of a batch holds a text twice, or one that was "
-                    "there before, so nothing is left; set it to false"
-                )
+                problem = "each example holds a text twice, or one that was there before; set it to false"
+                raise CheckpointError(f"model.objective.drop_duplicates: nothing is left of a batch, {problem}")
             tables = [table_CBD[:, rows] for table_CBD in tables]
             label_B, key_CB = label_B if label_B is None else label_B[rows], key_CB[:, rows]
         teacher_CBD = tables.pop() if self._teacher else None
@@ -230,12 +228,14 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         super().start_evaluation()
         split = "test" if self.trainer.testing else "val"
         self._tasks = self.trainer.datamodule.tasks(split)
-        choice = self.grid_choice or grid.Choice([self.num_layers], [self.width])
-        usual = judged_widths(self.settings, self.num_layers, self.width)
-        self._cells = choice.cells(self.num_layers, self.width, usual)
+        self._cells = self._chosen_cells()
         num_texts = self.trainer.datamodule.num_texts(split)
         self._vectors = VectorTable(len(self._cells.layers), num_texts, self.width, self.device)
         self._sample = Sample(num_texts) if self.measures_costs else None
+
+    def _chosen_cells(self) -> grid.Cells:
+        choice = self.grid_choice or grid.Choice([self.num_layers], [self.width])
+        return choice.cells(self.num_layers, self.width, judged_widths(self.settings, self.num_layers, self.width))
 
     def evaluate(self, batch: TextBatch) -> None:
         """Keep the vectors of one micro-batch."""
@@ -257,8 +257,6 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         self.grid = grid.measured(self._vectors.join(), self._cells, self._tasks, costs)
         del self._vectors, self._sample
         return {f"{prefix}/{name}": value for name, value in self.grid.largest().items()}
-
-    # Export of a cut model
 
     def recall(self, run: Path) -> None:
         """Build the encoder as the run's folder says; nothing is trained then, so the fixed teacher may be gone."""

@@ -44,13 +44,19 @@ def same_as_begun(teacher: Encoder, source: str, run: Path, goes_on: bool, keeps
     """
     file, digest = run / KEPT, digest_of(teacher)
     if goes_on and file.is_file():
-        if json.loads(file.read_text(encoding="utf-8"))["sha256"] != digest:
+        try:
+            begun = json.loads(file.read_text(encoding="utf-8"))["sha256"]
+        except (OSError, ValueError, TypeError, KeyError):
+            raise CheckpointError(f"{file}: cannot be read; delete it to go on with the teacher as it is") from None
+        if begun != digest:
             raise CheckpointError(
                 f"model.fixed_teacher = {source}: has other weights than when {run} began ({file.name}); name a folder "
                 "with those, as `launch export` writes them, or begin a new run"
             )
     elif keeps:
-        file.write_text(json.dumps({"source": source, "sha256": digest}) + "\n", encoding="utf-8")
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps({"source": source, "sha256": digest}) + "\n", encoding="utf-8")
+        part.replace(file)
 
 
 def digest_of(network: nn.Module) -> str:

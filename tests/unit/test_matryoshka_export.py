@@ -249,6 +249,13 @@ def test_what_does_more_than_pool_and_cut_is_not_read(tmp_path: Path) -> None:
     ours, theirs = (MatryoshkaEncoder.from_folder(place, device="cpu") for place in (folder, again))
     assert theirs.max_tokens == ours.max_tokens == LENGTH < theirs.encoder.max_tokens, "it stands in the tokenizer now"
     assert np.abs(theirs.encode(texts) - opened(again).encode(texts)).max() < 1e-5
+    told = folder / "config_sentence_transformers.json"
+    kept = json.loads(told.read_text())
+    told.write_text(json.dumps(kept | {"prompts": {"q": "the "}, "default_prompt_name": "q", "truncate_dim": 4}))
+    theirs, default = opened(folder).encode(TEXTS), MatryoshkaEncoder.from_folder(folder, device="cpu")
+    assert default.dim == 4 and not np.allclose(default.encode(TEXTS), default.encode(TEXTS, prompt=""), atol=1e-3)
+    assert np.abs(default.encode(TEXTS) - theirs / np.linalg.norm(theirs, axis=1, keepdims=True)).max() < 1e-5
+    told.write_text(json.dumps(kept))
     edits = {
         "modules.json": (lambda it: [*it, {"path": "4_CNN", "type": "x.CNN"}], "is made of Transformer, Pooling, "),
         "2_Dense/config.json": (lambda it: it | {"activation_function": "torch.nn.Tanh"}, "weights of its own"),
@@ -263,6 +270,22 @@ def test_what_does_more_than_pool_and_cut_is_not_read(tmp_path: Path) -> None:
         (folder / name).write_text(kept)
     with pytest.raises(CheckpointError, match="is no folder of sentence-transformers that can be read"):
         sentence_folder.read(tmp_path / "source")
+    damage = {
+        "config.json": ("{", "its tokenizer cannot be opened .* config file at"),
+        "model.safetensors": ("{", "no run, folder or hub model can be read there"),
+        "tokenizer.json": ("{", "its tokenizer cannot be opened"),
+        "sentence_bert_config.json": ('{"max_seq_length": -3}', r"that can be read \(ValueError\('max_seq_length = -3"),
+        "2_Dense/model.safetensors": ("{", "is no folder of sentence-transformers that can be read"),
+    }
+    for name, (content, problem) in damage.items():
+        kept = (folder / name).read_bytes()
+        (folder / name).write_text(content)
+        with pytest.raises(CheckpointError, match=rf"^{re.escape(str(folder))}: .*{problem}"):
+            MatryoshkaEncoder.from_folder(folder)
+        (folder / name).write_bytes(kept)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="its tokenizer"):
+        MatryoshkaEncoder.from_folder(folder)
 
 
 def test_a_run_whose_folder_is_not_whole_is_named(tmp_path: Path) -> None:

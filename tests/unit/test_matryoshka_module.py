@@ -10,6 +10,7 @@ from torch import Tensor
 
 from datamodules.core.batches import PairBatch
 from datamodules.core.loader import lay_out
+from datamodules.core.tasks import Sts
 from launch.config import resolve
 from launch.config.errors import ConfigError
 from lightning_modules.core.base_loss import LossOptions
@@ -17,6 +18,7 @@ from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.pair_losses import Pairs, angle, info_nce
 from lightning_modules.matryoshka2d import objective
 from lightning_modules.matryoshka2d.encoder import flat_batch
+from lightning_modules.matryoshka2d.grid import Choice
 from lightning_modules.matryoshka2d.modeling import LearntScale
 from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED
 from lightning_modules.matryoshka2d.module import Matryoshka2d
@@ -206,6 +208,9 @@ def test_a_learnt_scale_ends_at_100_and_comes_back():
         ),
         (["--model.objective.kl_weight=-1"], "kl_weight = -1: must be finite and not negative"),
         (["--model.mode=plain", "--model.objective.full_width=none"], "full_width none and widths_per_step 0 leave no"),
+        (["--model.objective.widths=[8]", "--model.objective.width_weights=[-1]"], "width_weights = .*not negative"),
+        (["--model.mode=starbucks", "--model.objective.pairs=[[1]]"], "pairs: each must be a layer and a width"),
+        (["--model.untrained.num_layers=0"], "must be 1 or more"),
         (["--model.loss.margin=2"], "margin is for triplet, and info_nce does not look at it; take it out"),
         (["--model.loss.name=angle", "--model.loss.scale=50"], "scale is for info_nce and cosent, and angle does not"),
         (["--model.loss.name=triplet", "--model.loss.margin=-1"], "must be finite and not negative"),
@@ -244,13 +249,36 @@ def test_a_run_goes_on_with_the_teacher_that_it_began_with(tmp_path):
         same_as_begun(teacher, "here", tmp_path, goes_on=True, keeps=True)
     same_as_begun(teacher, "here", tmp_path, goes_on=False, keeps=True)
     same_as_begun(teacher, "here", tmp_path, goes_on=True, keeps=True)
+    for damaged in ("{", "[]", "{}"):
+        (tmp_path / "fixed_teacher.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"fixed_teacher\.json: cannot be read; delete it"):
+            same_as_begun(teacher, "here", tmp_path, goes_on=True, keeps=True)
 
 
 def test_a_batch_of_duplicates_alone_is_named(tmp_path):
     method, _ = method_of("bert", tmp_path, objective={"drop_duplicates": True})
     method._trainer = SimpleNamespace(global_step=0)
-    with pytest.raises(CheckpointError, match=r"^model\.objective\.drop_duplicates: .* nothing is left"):
+    with pytest.raises(CheckpointError, match=r"^model\.objective\.drop_duplicates: nothing is left of a batch"):
         method.compare(torch.ones(3, 2, 2, 32), {"key_BC": torch.ones(3, 2, dtype=torch.int64)}, slice(0, 3), None)
+
+
+def test_an_objective_of_nothing_is_named(tmp_path):
+    nothing = {"last_weight": 0, "student_weight": 0}
+    with pytest.raises(CheckpointError, match=r"^model\.objective: every term has weight 0, so nothing would be tra"):
+        method_of("bert", tmp_path / "a", objective=nothing | {"kl_weight": 0})
+    method_of("bert", tmp_path / "b", objective=nothing)  # a student of its teacher alone
+
+
+def test_what_would_be_judged_is_checked_before_the_first_step(tmp_path):
+    method, _ = method_of("bert", tmp_path)
+    twice = [Sts("a", *torch.tensor([[0, 1], [1, 0], [0, 1]]))] * 2
+    data = SimpleNamespace(parts=[], tasks=lambda split: twice)
+    method._trainer = SimpleNamespace(global_step=0, datamodule=data)
+    with pytest.raises(CheckpointError, match=r"^task a: the name is taken"):
+        method.on_fit_start()
+    method.grid_choice = Choice(dims=[64])
+    with pytest.raises(CheckpointError, match=r"^callbacks\.grid\.dims: 64 is none of 1 to 32"):
+        method.on_fit_start()
 
 
 def test_starbucks_without_a_term_of_full_width_trains_the_pair_of_the_last_layer(tmp_path):
@@ -264,6 +292,6 @@ def test_starbucks_without_a_term_of_full_width_trains_the_pair_of_the_last_laye
 @pytest.mark.parametrize(("widths", "warns"), [([8, 16], True), ([8, 32], False)])
 def test_a_run_that_never_compares_whole_vectors_says_so(widths, warns, tmp_path, recwarn):
     method, _ = method_of("bert", tmp_path, mode="sentence_transformers", objective={"widths": widths})
-    method._trainer = SimpleNamespace(global_step=0, datamodule=SimpleNamespace(parts=[]))
+    method._trainer = SimpleNamespace(global_step=0, datamodule=SimpleNamespace(parts=[], tasks=lambda split: []))
     method.on_fit_start()
     assert any("no loss of pairs is at the full width 32" in str(warning.message) for warning in recwarn) == warns

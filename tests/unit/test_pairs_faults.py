@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from datamodules.core.errors import DataError
-from datamodules.core.pair_options import Columns, EvaluationSet, PairSource
+from datamodules.core.pair_options import Columns, EvaluationSet, PairSource, Prompts
 from datamodules.core.wordpiece import TokenizerOptions, WordPieceTraining
 from datamodules.pairs import TextPairs
 from tests.pairs import jsonl, pairs
@@ -87,6 +87,21 @@ def test_words_of_labels_must_be_known(tmp_path: Path) -> None:
     refused(tmp_path, r"b\.jsonl:1: has no column for the label .*data\.source\.columns\.label", source=unread)
     jsonl(tmp_path / "c.jsonl", [{"premise": "w5", "hypothesis": "w6", "Label": 2}])
     refused(tmp_path, r"c\.jsonl:1: 'Label' = 2 is not from 0 to 1; say", source=str(tmp_path / "c.jsonl"))
+    good = {"premise": "w5", "hypothesis": "w6"}
+    jsonl(tmp_path / "d.jsonl", [good, good | {"score": 0.5}])
+    refused(tmp_path, r"d\.jsonl:2: has 'score', which the first record has not; give it to all, or leave it out with "
+            r"data\.source\.columns: \{label: ''\}", source=str(tmp_path / "d.jsonl"))  # fmt: skip
+    jsonl(tmp_path / "d.jsonl", [good, good | {"negative": "w7"}])
+    refused(tmp_path, r"d\.jsonl:2: has 'negative', which .*\{negatives: \[\]\}", source=str(tmp_path / "d.jsonl"))
+    (tmp_path / "both").mkdir()
+    for name, more in (("a", {}), ("b", {"score": 0.5})):
+        jsonl(tmp_path / f"both/{name}.jsonl", [good | more])
+    refused(tmp_path, r"b\.jsonl:1: has a label, 'score', and files before it have none; make two sources",
+            source=str(tmp_path / "both"))  # fmt: skip
+    (tmp_path / "e.csv").write_text("anchor,positive,positive\nw5,w6,w7\n")
+    refused(tmp_path, r"e\.csv:1: its header names 'positive' twice", source=str(tmp_path / "e.csv"))
+    long = PairSource(jsonl(tmp_path / "f.jsonl", [good]), prompts=Prompts(anchor="w7 " * 20))
+    refused(tmp_path, r"data\.source\.prompts: 'w7 w7 .* has 20 tokens, and texts have room for 16", source=long)
     everything_out = PairSource(source.path, labels={"entailment": None, "maybe": None})
     refused(tmp_path, r"a\.jsonl: holds no pair", source=everything_out)
 
