@@ -120,6 +120,11 @@ class TextPairs(TextDataModule):
         parts = [[part.name, part.weight, Path(self.places.train[part.name]).name] for part in self.parts]
         return digest([parts, self.no_duplicates])
 
+    @property
+    def validation_fingerprint(self) -> str | None:
+        """A hash of what decides the sets of the validation; None where there are none."""
+        return Path(self.places.suites["val"]).name if "val" in self.places.suites else None
+
     def describe(self) -> list[str]:
         """Lines about the data for the start of a run."""
         trained = "" if self.preparation.tokenizer.name else " (trained)"

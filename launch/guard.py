@@ -2,6 +2,7 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.utilities import rank_zero_warn
 
 from launch.config.errors import ConfigError
 from launch.config.resolved import RUN_FILE, Resolved
@@ -37,6 +38,15 @@ class Guard(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write down what the run trains with from here on: nothing can refuse it any more."""
         if trainer.is_global_zero:
-            fingerprint = getattr(trainer.datamodule, "fingerprint", None)
+            names = ("fingerprint", "validation_fingerprint")
+            fingerprint, judged = (getattr(trainer.datamodule, name, None) for name in names)
+            before = (read_json(self.folder.path / RUN_FILE) or {}).get("validation_fingerprint")
+            if self.resumes and before and judged and before != judged:
+                rank_zero_warn(
+                    "data.validation: the sets are not those that the run was judged by before, so its numbers before "
+                    f"and after step {trainer.global_step} cannot be compared"
+                )
             engine = trainer.strategy.config if isinstance(trainer.strategy, DeepSpeedStrategy) else None
-            self.folder.accept(self.resolved, data_fingerprint=fingerprint, deepspeed=engine)
+            self.folder.accept(
+                self.resolved, data_fingerprint=fingerprint, validation_fingerprint=judged, deepspeed=engine
+            )

@@ -140,7 +140,8 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
     """Read a corpus' manifest; None when it is absent, cut off, or older than the hashes of shards."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        return manifest if all("sha256" in shard for shard in manifest["shards"]) else None
+        shards = manifest["shards"]
+        return manifest if shards and all("sha256" in shard for shard in shards) else None
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 

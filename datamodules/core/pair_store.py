@@ -149,15 +149,20 @@ class Plan:
         Raises:
             DataError: a record is no good, or a file is damaged.
         """
-        if manifest_of(self.folder) is None:
+        if self.manifest() is None:
             with alone(self.folder, f"the {self.label} texts in {self.folder}"):
-                if manifest_of(self.folder) is None:
+                if self.manifest() is None:
                     self.write(encoder, build)
                     return
-        manifest = manifest_of(self.folder)
+        manifest = self.manifest()
         check_shard(shard_path(self.folder, 0), manifest["shards"][0])
         for name, counts in manifest["arrays"].items():
             check_shard(self.folder / name, counts)
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Read the manifest; None where there is none, or something lacks in it."""
+        found = manifest_of(self.folder) or {}
+        return found if "arrays" in found and ("examples" in found or "sets" in found) else None
 
     def write(self, encoder: Encoder, build: Build) -> None:
         """Write the table, the arrays, and last the manifest."""

@@ -188,7 +188,7 @@ def content_hash(path: Path, cache: Path) -> str:
         known = json.loads(note.read_text())
         if known["file"] == seen:
             return known["sha256"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass
     sha256 = sha256_of(path)
     write_atomically(note, json.dumps({"file": seen, "sha256": sha256}))

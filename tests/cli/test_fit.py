@@ -23,7 +23,7 @@ def first(run: Path) -> CompletedProcess:
 @pytest.fixture(scope="module")
 def second(run: Path, first: CompletedProcess) -> CompletedProcess:
     """Two more steps in the same folder."""
-    words = ["--run.dir", str(run), "--model.language", "de", "--callbacks.shout.word", "went"]
+    words = ["--run.dir", str(run), "--model.language", "de", "--callbacks.shout.word", "went", "--data.judged", "two"]
     return launch("fit", "--config", TOY, *words)
 
 
@@ -42,13 +42,13 @@ def test_a_run_says_what_it_does_and_where_it_is(run: Path, first: CompletedProc
 
 
 def test_the_folder_keeps_the_configuration_and_the_facts(run: Path, second: CompletedProcess) -> None:
-    words = ["--config", TOY, "--model.language", "de", "--callbacks.shout.word", "went"]
+    words = ["--config", TOY, "--model.language", "de", "--callbacks.shout.word", "went", "--data.judged", "two"]
     text = light("config", *words).stdout
     assert (run / "config.yaml").read_text() == text.partition("\nrun:\n")[0]
     facts = json.loads((run / "run.json").read_text())
     assert facts["command"] == f"python -m launch fit --config {TOY} --run.dir {run} " + " ".join(words[2:])
     assert facts["versions"]["lightning"]
-    assert facts["data_fingerprint"] == "one"
+    assert (facts["data_fingerprint"], facts["validation_fingerprint"]) == ("one", "two")
     assert len(facts["config_sha256"]) == 64
     assert len(facts["commit"] or "") in (0, 40)
     assert (run / "lock").read_text() == "", "nobody is in the folder"
@@ -56,13 +56,15 @@ def test_the_folder_keeps_the_configuration_and_the_facts(run: Path, second: Com
 
 def test_a_run_goes_on_from_its_newest_checkpoint(run: Path, second: CompletedProcess) -> None:
     assert second.returncode == 0, second.stderr
-    assert second.stdout.splitlines()[:4] == [
+    assert second.stdout.splitlines()[:5] == [
         f"{run} was started with other values:",
         "  model.language: en -> de  # --model.language",
+        "  data.judged: one -> two  # --data.judged",
         "  trainer.max_steps: 4 -> 6  # tests/cli/toy.yaml:8",
         "  callbacks.shout.word: step -> went  # --callbacks.shout.word",
     ]
     assert f"run: {run}, 6 steps, going on after step 4" in second.stdout
+    assert "data.validation: the sets are not those that the run was judged by before" in second.stderr
     assert [line for line in second.stdout.splitlines() if line.startswith("went")] == ["went 5", "went 6"]
     steps = [line["step"] for line in json_lines(run / "metrics.jsonl")]
     assert steps == [1, 2, 3, 4, 5, 6], "one line for each logged step"

@@ -127,10 +127,12 @@ class Points(LightningDataModule):
         sequence_length: int = 16,
         tokenizer: str | None = None,
         tag: str = "one",
+        judged: str = "one",
     ) -> None:
         super().__init__()
         self.global_batch_size, self.micro_batch_size, self.source = global_batch_size, micro_batch_size, source
         self.sequence_length, self.fingerprint = sequence_length, tag
+        self.validation_fingerprint = judged
 
     def describe(self) -> list[str]:
         return [f"points from {self.source}, without end"]

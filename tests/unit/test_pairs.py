@@ -271,6 +271,16 @@ def test_a_tokenizer_is_trained_on_all_columns_of_all_sources(tmp_path: Path) ->
     assert set("abcdefghijklmno") <= set(known)
     assert made.tokenizer("abc")["input_ids"][0] == made.tokenizer.cls_token_id, "with BERT's template"
     assert " (trained), " in made.describe()[0]
+    (words,) = tmp_path.glob("cache/tokenizers/*/tokenizer.json")
+    words.unlink()
+    again = pairs(tmp_path, root=str(tmp_path), sources={"x": "a.jsonl", "y": "b.jsonl"}, tokenizer=training)
+    assert again.tokenizer.get_vocab() == known and words.is_file(), "what was deleted is made again"
+    for manifest in tmp_path.glob("cache/pairs/*/manifest.json"):
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "shards": []}))
+    assert (
+        len(pairs(tmp_path, root=str(tmp_path), sources={"x": "a.jsonl", "y": "b.jsonl"}, tokenizer=training).parts)
+        == 2
+    )
 
 
 def test_fewer_pairs_than_a_batch_are_told_and_repeat(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from datamodules.core.errors import DataError
 from datamodules.core.pair_options import Columns, EvaluationSet, PairSource, Prompts
 from datamodules.core.wordpiece import TokenizerOptions, WordPieceTraining
 from datamodules.pairs import TextPairs
-from tests.pairs import jsonl, pairs
+from tests.pairs import jsonl, pairs, saved_tokenizer
 
 GOOD = {"sentence1": "w5", "sentence2": "w6", "score": 0.5}
 
@@ -73,6 +73,14 @@ def test_bad_records_can_be_left_out(tmp_path: Path) -> None:
     assert any("4 bad records left out, the first: " in line and "a.jsonl:2: " in line for line in made.describe())
     refused(tmp_path, r"holds no pair \(1 bad records were skipped, the first: .*a\.jsonl:1: ", on_bad_record="skip",
             source=jsonl(tmp_path / "a.jsonl", [GOOD | {"score": "x"}]))  # fmt: skip
+
+
+def test_a_tokenizer_without_its_words_is_refused(tmp_path: Path) -> None:
+    source, folder = jsonl(tmp_path / "a.jsonl", [GOOD]), Path(saved_tokenizer(tmp_path / "words"))
+    (folder / "tokenizer.json").unlink()
+    for file in folder.glob("vocab*"):
+        file.unlink()
+    refused(tmp_path, r"data\.tokenizer\.name = .*words", source=source, tokenizer=TokenizerOptions(str(folder)))
 
 
 def test_words_of_labels_must_be_known(tmp_path: Path) -> None:

@@ -114,6 +114,10 @@ def test_grades_can_be_turned_round(tmp_path: Path) -> None:
     options = EvaluationSet("retrieval", corpus="c.jsonl", queries="q.jsonl", qrels="r.jsonl", labels=labels)
     (task,) = judged(tmp_path, {"x": options}).tasks("val")
     assert (task.document_J.tolist(), task.grade_J.tolist()) == ([0, 1], [4, 1])
+    again = [{"_id": 1, "title": None, "text": words(61)}, {"_id": 2, "text": "w9"}]
+    jsonl(tmp_path / "c.jsonl", [{"_id": n, "text": words(60 + n)} for n in range(3)] + again)
+    with pytest.raises(DataError, match=r"c\.jsonl:5: the id '2' stands there twice, with two texts; correct one"):
+        judged(tmp_path, {"x": options})
 
 
 def test_classes_for_probes(tmp_path: Path) -> None:
