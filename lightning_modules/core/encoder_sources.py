@@ -84,6 +84,9 @@ def encoder_config(
     if families and config.model_type not in families:
         known = " and ".join(families)
         raise CheckpointError(f"model.init_from = {source}: is of the family {config.model_type}; give one of {known}")
+    heads, width = (getattr(config, name, 1) or 1 for name in ("num_attention_heads", "hidden_size"))
+    if not hasattr(config, "head_dim") and width % heads:
+        raise CheckpointError(f"model.init_from = {source}: its width {width} cannot be shared by {heads} heads")
     folder = Path(weights_folder(source)) if checkpoint is None else checkpoint.parents[1] / "tokenizer"
     same_vocabulary(tokenizer, folder, source)
     if len(tokenizer) > config.vocab_size:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from datamodules.core.batches import TextBatch, flat_layout
 from datamodules.core.packaged import shipped
@@ -61,6 +61,12 @@ class MatryoshkaEncoder:
         self.tokenizer, self.pooling, self.prompts, self.prompt = tokenizer, form.pooling, form.prompts, form.prompt
         self.layers, self.dim, self.max_tokens = encoder.num_layers, form.dim, form.max_tokens
         self._cuts: dict[int, Encoder] = {self.layers: self.encoder}
+
+    def __reduce__(self) -> tuple:
+        """Pickle what it is made of: transformers hangs local functions on a network that has run."""
+        network = self.encoder.network
+        form = Form(self.pooling, self.dim, self.max_tokens, self.prompts, self.prompt)
+        return rebuilt, (network.config, network.state_dict(), self.tokenizer, form, self.device, network.dtype)
 
     def __repr__(self) -> str:
         sizes = f"layers={self.layers}, dim={self.dim}, pooling={self.pooling!r}, max_tokens={self.max_tokens}"
@@ -195,6 +201,20 @@ class MatryoshkaEncoder:
         if layers not in self._cuts:
             self._cuts[layers] = shallow(self.encoder, layers)
         return self._cuts[layers]
+
+
+def rebuilt(
+    config: PreTrainedConfig,
+    weights: dict[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    form: Form,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> MatryoshkaEncoder:
+    """Put an encoder together again."""
+    encoder = Encoder(config)
+    encoder.network.load_state_dict(weights)
+    return MatryoshkaEncoder(encoder, tokenizer, form, device, dtype)
 
 
 def opened(folder: Path) -> PreTrainedTokenizerBase:

@@ -80,6 +80,11 @@ def some_loss(
     return "leaves every term of angle without a weight" if empty else None
 
 
+def whole_sets(max_batches: int | None) -> str | None:
+    """Sets are judged on all of their texts."""
+    return None if max_batches is None else "must be null: sets of texts are judged on all of their texts"
+
+
 def above_zero(number: float | None) -> str | None:
     """A scale is positive."""
     return None if number is None or 0 < number < math.inf else "must be above 0 and finite"
@@ -106,6 +111,7 @@ RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [
     (("model.untrained.hidden_size", "model.untrained.num_heads"), heads_divide),
     (("model.mode", "model.as_released", "model.objective"), known_settings),
     (("model.mode", "model.as_released"), known_mode),
+    (("callbacks.validation.max_batches",), whole_sets),
     (("model.loss",), loss_looks_at),
     (
         ("model.loss.name", *(f"model.loss.{name}_weight" for name in ("cosine", "in_batch", "hard", "angle"))),

@@ -1,5 +1,6 @@
 """Texts to vectors at any layer and width: shared weights, order, what is refused, speed per layer, MTEB's protocol."""
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,14 @@ def test_texts_of_all_kinds(tmp_path: Path) -> None:
 def test_what_cannot_be_encoded_is_named(texts, options, error, problem, tmp_path: Path) -> None:
     with pytest.raises(error, match=problem):
         encoder_of(tmp_path).encode(texts, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_encoder_that_has_run_can_be_sent_to_another_process(dtype, tmp_path: Path) -> None:
+    encoder = encoder_of(tmp_path, dtype=dtype)
+    vectors = encoder.encode(TEXTS, 2, 8)
+    again = pickle.loads(pickle.dumps(encoder))
+    assert np.array_equal(again.encode(TEXTS, 2, 8), vectors) and repr(again) == repr(encoder)
 
 
 def test_a_text_without_a_token_is_named(tmp_path: Path) -> None:

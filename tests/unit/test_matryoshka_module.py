@@ -1,5 +1,6 @@
 """From a batch of texts to the terms of the loss: the module against the objective on vectors of single texts."""
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -211,6 +212,7 @@ def test_a_learnt_scale_ends_at_100_and_comes_back():
         (["--model.objective.widths=[8]", "--model.objective.width_weights=[-1]"], "width_weights = .*not negative"),
         (["--model.mode=starbucks", "--model.objective.pairs=[[1]]"], "pairs: each must be a layer and a width"),
         (["--model.untrained.num_layers=0"], "must be 1 or more"),
+        (["--callbacks.validation.max_batches=1"], "must be null: sets of texts are judged on all of their texts"),
         (["--model.loss.margin=2"], "margin is for triplet, and info_nce does not look at it; take it out"),
         (["--model.loss.name=angle", "--model.loss.scale=50"], "scale is for info_nce and cosent, and angle does not"),
         (["--model.loss.name=triplet", "--model.loss.margin=-1"], "must be finite and not negative"),
@@ -260,6 +262,15 @@ def test_a_batch_of_duplicates_alone_is_named(tmp_path):
     method._trainer = SimpleNamespace(global_step=0)
     with pytest.raises(CheckpointError, match=r"^model\.objective\.drop_duplicates: nothing is left of a batch"):
         method.compare(torch.ones(3, 2, 2, 32), {"key_BC": torch.ones(3, 2, dtype=torch.int64)}, slice(0, 3), None)
+
+
+def test_heads_that_do_not_divide_the_width_of_a_source_are_named(tmp_path):
+    method, tokenizer = method_of("bert", tmp_path / "source")
+    config = json.loads((tmp_path / "source/config.json").read_text())
+    (tmp_path / "source/config.json").write_text(json.dumps(config | {"num_attention_heads": 3}))
+    method.init_from = method.shape_from = str(tmp_path / "source")
+    with pytest.raises(CheckpointError, match="its width 32 cannot be shared by 3 heads"):
+        method.build(tokenizer, 24)
 
 
 def test_an_objective_of_nothing_is_named(tmp_path):
