@@ -47,6 +47,11 @@ def readable(source: str) -> Iterator[None]:
     Raises:
         CheckpointError: naming the source and the reason.
     """
+    path = Path(source)
+    is_path = path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
+    if path.is_file() or (is_path and not path.exists()):
+        problem = "is a file; give its folder" if path.is_file() else "there is no such folder"
+        raise CheckpointError(f"model.init_from = {source}: {problem}")
     try:
         with unpartitioned():
             yield

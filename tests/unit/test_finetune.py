@@ -232,7 +232,7 @@ def test_another_vocabulary_is_refused(tmp_path):
 
 
 def test_a_source_that_is_nothing_and_sequences_that_are_too_long_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"model.init_from = .*nothing: no run, folder or hub model"):
+    with pytest.raises(CheckpointError, match=r"model.init_from = .*nothing: there is no such folder"):
         finetune(untrained=None, init_from=str(tmp_path / "nothing"))
     method = Finetune(untrained=UntrainedEncoder(**FRESH))
     method.label_names = ["a", "b"]

@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_named(tmp_path):
         small = electra().model.discriminator.network
         del small.electra.encoder.layer[0]
         load_weights(small, dict(electra().model.discriminator.network.named_parameters()), "other")
-    with pytest.raises(CheckpointError, match=r"model\.init_from = .*nowhere: no run, folder or hub model"):
+    with pytest.raises(CheckpointError, match=r"model\.init_from = .*nowhere: there is no such folder"):
         electra().warm_start(str(tmp_path / "nowhere"))
 
 
