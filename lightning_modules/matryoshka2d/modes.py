@@ -175,6 +175,10 @@ def _check(found: Settings) -> None:
         raise ValueError(f"widths = {list(found.widths)}: one stands there twice")
     if not all(0 <= weight < math.inf for weight in found.width_weights or ()):
         raise ValueError(f"width_weights = {list(found.width_weights)}: must be finite and not negative")
+    follows = found.layers_per_step and found.kl_weight and found.kl_temperature
+    of_widths = found.full_width != "none" or found.width_weights is None or any(found.width_weights)
+    if not follows and not (of_widths and (found.last_weight or (found.student_weight and found.layers_per_step))):
+        raise ValueError("every term has weight 0, so nothing would be trained")
     if found.pairs is not None and (not found.pairs or any(len(pair) != 2 for pair in found.pairs)):
         raise ValueError("pairs: each must be a layer and a width, as [[2, 32], [4, 64]]")
     if found.width_weights is not None and len(found.width_weights) != len(found.widths or ()):

@@ -98,11 +98,7 @@ def layers_needed(drawn: Draw, num_layers: int) -> tuple[int, ...]:
 
 
 def plan(settings: Settings, drawn: Draw, num_layers: int, width: int) -> list[Cell]:
-    """Return the terms of a step with their weights; the README has the equation of each mode.
-
-    Raises:
-        ValueError: no term has a weight.
-    """
+    """Return the terms of a step with their weights; the README has the equation of each mode."""
     cells = _base_cells(settings, "last", num_layers, drawn.widths, width, settings.last_weight)
     if settings.alignment != "none":
         cells += [Cell("alignment", num_layers, d, settings.last_weight) for d in drawn.widths]
@@ -118,8 +114,6 @@ def plan(settings: Settings, drawn: Draw, num_layers: int, width: int) -> list[C
             weight = settings.kl_weight * depth_weight(settings.kl_weighting, place, layer)
             weight *= settings.kl_temperature**settings.kl_power / (count if settings.average == "all" else 1)
             cells += [Cell("kl", layer, d, weight) for d in (widths if settings.kl_width == "drawn" else (width,))]
-    if not any(cell.weight > 0 for cell in cells):
-        raise ValueError("every term has weight 0, so nothing would be trained")
     return cells
 
 

@@ -75,8 +75,8 @@ def some_loss(
     hard_weight: float | None,
     angle_weight: float | None,
 ) -> str | None:
-    """AnglE's terms add up to something, with hard negatives and without."""
-    empty = name == "angle" and not cosine_weight and in_batch_weight == angle_weight == 0
+    """AnglE's terms add up to something."""
+    empty = name == "angle" and not cosine_weight and not hard_weight and in_batch_weight == angle_weight == 0
     return "leaves every term of angle without a weight" if empty else None
 
 

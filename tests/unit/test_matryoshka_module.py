@@ -21,7 +21,7 @@ from lightning_modules.matryoshka2d import objective
 from lightning_modules.matryoshka2d.encoder import flat_batch
 from lightning_modules.matryoshka2d.grid import Choice
 from lightning_modules.matryoshka2d.modeling import LearntScale
-from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED
+from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED, settings
 from lightning_modules.matryoshka2d.module import Matryoshka2d
 from lightning_modules.matryoshka2d.teacher import same_as_begun
 from tests.embedders import method_of
@@ -275,8 +275,11 @@ def test_heads_that_do_not_divide_the_width_of_a_source_are_named(tmp_path):
 
 def test_an_objective_of_nothing_is_named(tmp_path):
     nothing = {"last_weight": 0, "student_weight": 0}
-    with pytest.raises(CheckpointError, match=r"^model\.objective: every term has weight 0, so nothing would be tra"):
-        method_of("bert", tmp_path / "a", objective=nothing | {"kl_weight": 0})
+    for more in ({"kl_weight": 0}, {"kl_temperature": 0}, {"layers_per_step": 0}):
+        with pytest.raises(ValueError, match="every term has weight 0, so nothing would be trained"):
+            settings("paper", **nothing, **more)
+    with pytest.raises(ValueError, match="every term has weight 0"):
+        settings("matryoshka_1d", widths=[8, 32], width_weights=[0, 0])
     method_of("bert", tmp_path / "b", objective=nothing)  # a student of its teacher alone
 
 
