@@ -179,8 +179,8 @@ class Reading:
             DataError: naming the column.
         """
         label, negatives = label_of(names, self.columns, self.needs), negatives_of(names, self.columns)
-        more = [name for name in [label, *negatives] if name in names and name not in roles.columns]
-        more = [name for name in more if name != label or roles.label is None]
+        more = [label] if roles.label is None and label in names else []
+        more += [name for name in negatives if name in names and name not in roles.columns]
         if more:
             left_out = "label: ''" if more[0] == label else "negatives: []"
             raise DataError(

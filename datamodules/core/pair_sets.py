@@ -177,11 +177,12 @@ class SetPlan:
                     known = {**record, "title": "" if record.get("title") is None else record["title"]}
                     title = text_of(known, "title", f"{self.key}.{part}", place)
                     text = text_of(record, "text", f"{self.key}.{part}", place)
-                    if texts.setdefault(name, key_of(f"{title} {text}")) != key_of(f"{title} {text}"):
+                    whole = f"{title} {text}"
+                    if texts.setdefault(name, key := key_of(whole)) != key:
                         raise DataError(f"{place}: the id {name!r} stands there twice, with two texts; correct one")
                     if name not in rows and (wanted is None or name in wanted):
                         rows[name] = len(rows)
-                        yield f"{title} {text}".strip() or " "  # known collections have empty documents
+                        yield whole.strip() or " "  # known collections have empty documents
 
     def best(self, judged: list[tuple[int, int, float]]) -> Numbers:
         """Collect the judgements: of several of one pair the highest grade counts, and 0 is the lowest.

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.publish import temporary
 from lightning_modules.core.encoder_sources import encoder_config, load_encoder
 from lightning_modules.core.encoders import Encoder
 from lightning_modules.core.weights import unpartitioned
@@ -54,7 +55,7 @@ def same_as_begun(teacher: Encoder, source: str, run: Path, goes_on: bool, keeps
                 "with those, as `launch export` writes them, or begin a new run"
             )
     elif keeps:
-        part = file.with_suffix(".part")
+        part = temporary(file)
         part.write_text(json.dumps({"source": source, "sha256": digest}) + "\n", encoding="utf-8")
         part.replace(file)
 
