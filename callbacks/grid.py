@@ -82,8 +82,8 @@ class Grid(Callback):
         module.measures_costs = self.costs and stage == "test" and alone
         self.folder, self.prefix = Path(trainer.default_root_dir) / FOLDER, "test_" if stage == "test" else ""
         self.beside = {name: baseline(name, given, self.prefix) for name, given in self.baselines.items()}
-        if trainer.is_global_zero and stage == "fit":
-            for left in self.folder.glob(".*.tmp"):  # by a process that was killed
+        if trainer.is_global_zero and stage in ("fit", "test"):
+            for left in self.folder.glob(f".{self.prefix}step_*.tmp"):  # by a process that was killed
                 left.unlink(missing_ok=True)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:

@@ -317,6 +317,8 @@ def test_validate_and_test_write_the_grid_of_the_checkpoint(tmp_path):
     trained(tmp_path)
     (tmp_path / "grid" / "step_00000002.csv").rename(tmp_path / "first.csv")
     checkpoint = str(tmp_path / "checkpoints" / "step_00000002")
+    (tmp_path / "grid" / ".test_step_00000002.csv.1-1.tmp").write_text("left by a killed test")
+    (tmp_path / "grid" / ".step_00000004.csv.1-1.tmp").write_text("of a training that may be alive")
     for command in ("validate", "test"):
         trainer = trainer_of(tmp_path, GridCallback(dims=[4, WIDTH]), limit_val_batches=1.0, max_steps=-1)
         getattr(trainer, command)(Toy(), datamodule=Texts(), ckpt_path=checkpoint, verbose=False)
@@ -325,6 +327,7 @@ def test_validate_and_test_write_the_grid_of_the_checkpoint(tmp_path):
     tested = read_csv(tmp_path / "grid" / "test_step_00000002.csv")
     assert tested.values["sts_b", "spearman"] == found.values["sts_b", "spearman"]
     assert ("search", "mrr") in found.values and ("search", "mrr") not in tested.values
+    assert [file.name for file in (tmp_path / "grid").glob(".*")] == [".step_00000004.csv.1-1.tmp"]
 
 
 def test_baselines_are_runs_files_or_models_of_their_own_size(tmp_path):
