@@ -1,7 +1,7 @@
 # make env    the environment in .venv; does nothing the second time
 # make demo   environment, then ELECTRA on real text: train, test, export
 # make test   environment, then the tests
-# make test-matrix   every strategy, stopped and moved, with the product itself: up to an hour on two cores
+# make test-matrix   the long rest: every strategy, stopped and moved, with the product itself: up to an hour on two cores
 # make test-slurm    a real SLURM of two nodes on this machine; installs it (apt) where it may: five minutes
 # make lint   format and lint checks
 # make gpu    GPU tests and a short bench card, with PYTHON=... (torch >= 2.10 there; no environment is made)
@@ -49,7 +49,7 @@ test: env
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 test-matrix: env
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) tests/multiproc tests/network tests/cli/test_bench.py -m 'matrix or not matrix'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m matrix
 
 test-slurm: env
 	@PATH="$$PATH:/usr/sbin"; command -v slurmctld >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq \

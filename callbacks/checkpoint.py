@@ -102,7 +102,9 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
         if stage != "fit":
             return
         if not isinstance(trainer.strategy, SlicedCheckpoint):
-            raise CheckpointError(f"strategy {type(trainer.strategy).__name__}: cannot be saved; use single or ddp")
+            raise CheckpointError(
+                f"strategy {type(trainer.strategy).__name__}: cannot be saved; use one of configs/strategy"
+            )
         if self.keep_best is not None and self._validation(trainer) is None:
             raise CheckpointError(
                 "callbacks.checkpoint.keep_best: needs callbacks.validation, which measures the value"
@@ -113,11 +115,17 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let `best` say what the restored state says."""
         self._saved_step = trainer.global_step
+        trainer.strategy.check_savable()
         later = trainer.strategy.on_rank_zero(lambda: set_aside(self._checkpoints, trainer.global_step))
         if later and trainer.is_global_zero:
             named = ", ".join(map(str, later))
             print(f"checkpoints of later steps ({named}) were moved to {self._checkpoints / 'set_aside'}", flush=True)
         trainer.strategy.on_rank_zero(lambda: self._link_best(self.best_step))
+
+    def on_roll_back(self, step: int) -> None:
+        """Forget a best checkpoint of a later step: it was set aside."""
+        if self.best_step is not None and self.best_step > step:
+            self.best_step = self.best_value = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -10,14 +10,16 @@ from lightning_modules.core.checkpoint.verify import complete_steps, newest_comp
 MAX_DIGITS = 20
 
 
-def choose(checkpoints: Path, wanted: str | int | None) -> Path | None:
+def choose(checkpoints: Path, wanted: str | int | None, reads: bool = True) -> Path | None:
     """Return the folder of a checkpoint: the newest, `best`, a step, or a path; None if there is none yet.
+
+    What files hold is checked if `reads`, else their sizes alone.
 
     Raises:
         CheckpointError: there is no such checkpoint, or all that there are are damaged.
     """
     if wanted is None:
-        newest = newest_complete(checkpoints)
+        newest = newest_complete(checkpoints, reads=reads)
         if newest is None and any(checkpoints.glob("step_*")):
             raise CheckpointError(f"{checkpoints}: every checkpoint is damaged; delete the folder to start at step 0")
         return newest
@@ -31,7 +33,7 @@ def choose(checkpoints: Path, wanted: str | int | None) -> Path | None:
             f"run.checkpoint = {short(wanted)}: there is no {short(folder)}; steps of this run: {steps}"
         )
     folder = folder.resolve() if folder.is_symlink() else folder
-    verify(folder)
+    verify(folder, reads=reads)
     return folder
 
 

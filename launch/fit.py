@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.core.errors import DataError
@@ -38,7 +39,7 @@ def fit(resolved: Resolved, folder: RunFolder) -> int:
     """
     is_first = process_rank() == 0
     try:
-        checkpoint = choose(folder.checkpoints, resolved.get("run.checkpoint"))
+        checkpoint = _chosen(resolved, folder)
         step, steps = step_of(checkpoint), resolved.get("trainer.max_steps")
         if step >= steps:
             print(finished(folder.path, step, steps) if is_first else "", end="\n" if is_first else "")
@@ -61,6 +62,16 @@ def fit(resolved: Resolved, folder: RunFolder) -> int:
     if outcome.code == ERROR and cli.trainer.world_size > 1:
         leave(ERROR)
     return DONE if is_child() and outcome.code != ERROR else outcome.code
+
+
+def _chosen(resolved: Resolved, folder: RunFolder) -> Path | None:
+    """Choose where to go on from. Rank 0 reads it all, the others their shares when they load it: what rank 0 chose."""
+    wanted = resolved.get("run.checkpoint")
+    reads = process_rank() == 0 or (wanted is not None and not is_child())
+    checkpoint = choose(folder.checkpoints, wanted, reads)
+    if reads or step_of(checkpoint) < resolved.get("trainer.max_steps"):
+        return checkpoint
+    return choose(folder.checkpoints, wanted)  # who leaves because all is done must be as sure of it as rank 0
 
 
 def _run(cli: Cli, folder: RunFolder) -> Outcome:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers.integrations.deepspeed import set_hf_deepspeed_config
 
+from lightning_modules.core.checkpoint.layouts import require_internals
 from lightning_modules.core.checkpoint.strategy import SlicedCheckpoint
 
 # DeepSpeed calls collectives by names that torch 2.13 calls old, at every step
@@ -95,6 +96,8 @@ class SlicedZero(SlicedCheckpoint, DeepSpeedStrategy):
 
     def setup_environment(self) -> None:
         """Do what DDP does: Lightning allows DeepSpeed on GPUs alone."""
+        # by itself it takes a GPU wherever there is one
+        os.environ["DS_ACCELERATOR"] = "cuda" if isinstance(self.accelerator, CUDAAccelerator) else "cpu"
         super(DeepSpeedStrategy, self).setup_environment()
 
     def setup_distributed(self) -> None:
@@ -145,7 +148,9 @@ class SlicedZero(SlicedCheckpoint, DeepSpeedStrategy):
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         groups = optimizer.param_groups if optimizer is not None else []
         self.group_names = [[names[id(p)] for p in group["params"]] for group in groups]
-        return super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
+        engine, optimizer = super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
+        require_internals(engine, "engine")
+        return engine, optimizer
 
 
 def zero1(

@@ -6,6 +6,7 @@ the step of the learning rate, the validation step and the data position are one
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -58,7 +59,7 @@ class Method(LightningModule):
         self._evaluation = Totals()
         self.divergence = Divergence()
         self._ballot: Late | None = None  # votes to stop of the step before
-        self._norm: tuple[int, Late, list] | None = None  # of the newest step: its number, its gradient, its batches
+        self._norms: deque[tuple[int, Late, list]] = deque()  # of the newest steps: number, gradient, batches
         self._share: Tensor | None = None  # this rank's share of the newest step's loss, where losses are watched
         self._loss: tuple[int, Late, list] | None = None  # the loss of the step before, with its number and batches
         self._batches: list = []
@@ -154,7 +155,7 @@ class Method(LightningModule):
 
     def training_step(self, micro_batches: list[TextBatch], batch_idx: int) -> None:
         """Make one update from the rank's micro-batches of one global batch."""
-        self.settle()
+        self.settle(self.under_way)
         counts = self._global_counts(micro_batches)
         logs = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
         totals, shares = self.learn(micro_batches, counts, logs)
@@ -215,8 +216,7 @@ class Method(LightningModule):
         self._ballot = Late(packed[-2])
         if self._loss is not None and self.divergence.is_spike(loss := self._loss[1].read()):
             step, _, batches = self._loss
-            self._loss = self._share = None  # of steps before the rollback
-            self.divergence.act(self, step, f"the loss jumped to {loss:.6g}", batches, updated=True)
+            self._deal_with(step, f"the loss jumped to {loss:.6g}", batches, updated=True)
         elif self._share is not None:
             self._loss = self.trainer.global_step, Late(packed[-1]), self._batches
 
@@ -249,7 +249,7 @@ class Method(LightningModule):
         self._watch.check()
         rate = optimizer.param_groups[0]["lr"]
         norm = update(self, optimizer, self.clip_norm)
-        self._norm = self.trainer.global_step, Late(norm), micro_batches
+        self._norms.append((self.trainer.global_step, Late(norm), micro_batches))
         if totals is not None:
             self._log_step(totals, {"opt/lr": rate, "opt/grad_norm": norm.item()})
 
@@ -259,18 +259,29 @@ class Method(LightningModule):
         self.logged = {f"train/{name}": value for name, value in values.items()} | more
         self.log_values(self.logged)
 
-    def settle(self) -> None:
-        """Look at the gradient of the newest step, and deal with one that is not finite.
+    @property
+    def under_way(self) -> int:
+        """How many of the newest steps the device may still be busy with when the next one begins."""
+        return int(self.device.type != "cpu")
+
+    def settle(self, under_way: int = 0) -> None:
+        """Look at the gradients of the steps so far, and deal with one that is not finite.
+
+        Args:
+            under_way: how many of the newest steps are left for later, so that nobody waits for them.
 
         Raises:
             Diverged: the rule for such steps ends the run.
         """
-        found, self._norm = self._norm, None
-        if found is None:
-            return
-        step, norm, batches = found
-        if not math.isfinite(norm.read()):
-            self.divergence.act(self, step, "the gradient is not finite", batches, updated=False)
+        while len(self._norms) > under_way:
+            step, norm, batches = self._norms.popleft()
+            if not math.isfinite(norm.read()):
+                self._deal_with(step, "the gradient is not finite", batches, updated=False)
+
+    def _deal_with(self, step: int, what: str, batches: list, updated: bool) -> None:
+        if self.divergence.act(self, step, what, batches, updated):  # all that is still to be read was left behind
+            self._norms.clear()
+            self._loss = self._share = None
 
     def on_train_end(self) -> None:
         """Know what the last step was."""

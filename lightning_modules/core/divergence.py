@@ -1,8 +1,8 @@
 """When numbers go wrong: gradients that are not finite, losses far above those before.
 
 A gradient that is not finite makes no update, on any rank: the norm of the whole gradient is the same number
-everywhere, and reaches the optimizer without passing the host. What is done about it is decided one step later, when
-the number has long arrived, by all ranks alike.
+everywhere, and reaches the optimizer without passing the host. What is done about it is decided by all ranks alike at
+the beginning of the next step, on a GPU of the one after it, when the number has long arrived.
 """
 
 import statistics
@@ -28,7 +28,7 @@ class Diverged(RuntimeError):
 
 
 class Late:
-    """A number on its way from the device, to be read a step later: by then nothing waits."""
+    """A number on its way from the device, to be read when the step after it is under way: then nothing waits."""
 
     def __init__(self, value: Tensor) -> None:
         self.value = value.detach().to("cpu", non_blocking=True)
@@ -74,8 +74,8 @@ class Divergence:
         self.losses.append(loss)
         return False
 
-    def act(self, module: LightningModule, step: int, what: str, batches: list, updated: bool) -> None:
-        """Deal with an incident of a step; called by all ranks.
+    def act(self, module: LightningModule, step: int, what: str, batches: list, updated: bool) -> bool:
+        """Deal with an incident of a step; called by all ranks. Tells whether weights of an earlier step are back.
 
         Raises:
             Diverged: the policy, or the budget, ends the run.
@@ -89,7 +89,7 @@ class Divergence:
                 "lower model.learning_rate, look at the data, or set callbacks.divergence.policy"
             )
         strategy, now = module.trainer.strategy, module.trainer.global_step
-        if self.policy == "skip" and not updated:
+        if goes_on := self.policy == "skip" and not updated:
             left_out, done = [step], "it makes no update"
         else:
             folder = _roll_back(module, step, what, before=step if updated else now + 1)
@@ -99,6 +99,7 @@ class Divergence:
         strategy.skipped_steps = tuple(sorted({*strategy.skipped_steps, *left_out}))
         if module.trainer.is_global_zero:
             print(f"step {step}: {what}; {done} ({self.incidents} of {self.budget}, kept in {dump})", flush=True)
+        return not goes_on
 
 
 def _roll_back(module: LightningModule, step: int, what: str, before: int) -> Path:
@@ -111,6 +112,8 @@ def _roll_back(module: LightningModule, step: int, what: str, before: int) -> Pa
             raise CheckpointError(f"{checkpoints}: holds none of a step before {before}; keep_last of 2 keeps one")
         strategy.on_rank_zero(lambda: set_aside(checkpoints, int(folder.name.removeprefix("step_"))))
         strategy.load_checkpoint(folder)
+        for callback in module.trainer.callbacks:  # checkpoints that were set aside may be remembered as the best
+            getattr(callback, "on_roll_back", lambda step: None)(int(folder.name.removeprefix("step_")))
     except CheckpointError as error:
         raise Diverged(f"step {step}: {what}, and there is no way back: {error}") from error
     return folder

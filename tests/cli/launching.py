@@ -23,7 +23,14 @@ def environment(**more: str) -> dict[str, str]:
     """Return an environment in which the packages of the project are found from every folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "TOKAMAK_"))}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **more}
+    return {
+        **kept,
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        **more,
+    }
 
 
 def launch(*words: str, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess:

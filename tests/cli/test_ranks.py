@@ -5,6 +5,8 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
+
 from tests.cli.launching import TOY, Live, environment, errors, json_lines, launch
 
 DDP = ["--config", TOY, "--config", "configs/strategy/ddp.yaml", "--data.micro_batch_size", "2"]
@@ -39,15 +41,36 @@ def test_ranks_of_one_machine_that_do_not_fit_are_refused_before_the_model(tmp_p
     assert line.endswith("ranks = 1 (--trainer.devices)]")
 
 
-def test_ranks_with_different_configurations_are_refused(tmp_path: Path) -> None:
-    """Started from outside, as by srun: every rank reads its own words."""
+def from_outside(run: Path, *words: str) -> list[tuple[int, str, str]]:
+    """Start two ranks as srun does: each reads its own words, in which RANK is its number. Returns how they ended."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    words = [*DDP, "--trainer.devices", "2", "--run.dir", str(tmp_path)]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    ranks = [Live("fit", *words, "--model.language", f"x{rank}", LOCAL_RANK=str(rank), **shared) for rank in (0, 1)]
-    (code_0, _, stderr_0), (code_1, _, stderr_1) = [rank.end() for rank in ranks]
+    ranks = []
+    for rank in ("0", "1"):
+        own = [word.replace("RANK", rank) for word in words]
+        ranks.append(
+            Live("fit", *DDP, "--trainer.devices", "2", "--run.dir", str(run), *own, LOCAL_RANK=rank, **shared)
+        )
+    return [rank.end() for rank in ranks]
+
+
+@pytest.mark.matrix
+def test_a_damaged_checkpoint_is_passed_over_by_ranks_that_have_not_read_it(tmp_path: Path) -> None:
+    assert [code for code, *_ in from_outside(tmp_path, "--trainer.max_steps", "4")] == [0, 0]
+    shard = tmp_path / "checkpoints" / "step_00000004" / "shard_00000.pt"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    (code_0, stdout, stderr_0), (code_1, _, stderr_1) = from_outside(tmp_path)
+    assert (code_0, code_1) == (0, 0), stderr_0 + stderr_1
+    assert "shard_00000.pt: its SHA-256 is" in stderr_0 and "going on after step 2" in stdout
+    assert [line["step"] for line in json_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_ranks_with_different_configurations_are_refused(tmp_path: Path) -> None:
+    (code_0, _, stderr_0), (code_1, _, stderr_1) = from_outside(tmp_path, "--model.language", "xRANK")
     assert (code_0, code_1) == (1, 1)
     assert stderr_0 == "error: the ranks were started with different configurations; give all of them the same files\n"
     assert "error:" not in stderr_1

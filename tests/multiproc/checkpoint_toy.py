@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import lightning.pytorch as pl
 import torch
@@ -72,6 +73,7 @@ class Run:
     num_workers: int = 0
     poison: tuple[int, float] | None = None  # (step, factor): on the last rank, its last micro-batch's loss
     divergence: dict | None = None
+    best_at: float = 8.0  # step whose validation is best
 
     @property
     def checkpoints(self) -> Path:
@@ -141,14 +143,14 @@ class Batches(IterableDataset):
 
 
 class Validation(pl.Callback):
-    """Stands for the real one: a value for some steps, best at step 8."""
+    """Stands for the real one: a value for some steps."""
 
-    def __init__(self, every_n_steps: int) -> None:
-        self.every_n_steps, self.last, self.last_step = every_n_steps, {}, -1
+    def __init__(self, every_n_steps: int, best_at: float) -> None:
+        self.every_n_steps, self.best_at, self.last, self.last_step = every_n_steps, best_at, {}, -1
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         if trainer.global_step % self.every_n_steps == 0:
-            self.last, self.last_step = {"val/score": -abs(trainer.global_step - 8.0)}, trainer.global_step
+            self.last, self.last_step = {"val/score": -abs(trainer.global_step - self.best_at)}, trainer.global_step
 
 
 class Killer(pl.Callback):
@@ -206,7 +208,7 @@ def strategy_of(run: Run) -> pl.strategies.Strategy:
 def trainer_of(run: Run) -> pl.Trainer:
     callbacks: list[pl.Callback] = [Checkpoint(every_n_steps=run.every_n_steps, **run.checkpoint)]
     if run.checkpoint.get("keep_best") is not None:
-        callbacks.append(Validation(every_n_steps=4))
+        callbacks.append(Validation(4, run.best_at))
     if run.divergence is not None:
         callbacks.append(Divergence(**run.divergence))
     if run.kill is not None and run.kill[0] in Killer.MOMENTS:
@@ -322,8 +324,9 @@ def start(run: Run) -> list[int]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = [context.Process(target=run_rank, args=(run, rank, port)) for rank in range(run.world_size)]
-    for process in processes:
-        process.start()
+    with mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):  # the fork server looks for GPUs once
+        for process in processes:
+            process.start()
     while any(process.is_alive() for process in processes):
         if any(process.exitcode not in (None, 0, stop.RESUMABLE) for process in processes):
             waits = run.kill is None or run.raises or run.leaves_others  # errors are raised on all

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_modules.core.checkpoint.verify import complete_steps, read_manifest
-from tests.multiproc.checkpoint_toy import Run, output, resume, start
+from tests.multiproc.checkpoint_toy import KeepBest, Run, output, resume, start
 from tests.multiproc.strategies_toy import logged, saved
 
 JUMP = {"max_steps": 32, "width": 24, "poison": (24, 1e4), "divergence": {"policy": "rollback", "spike_factor": 10.0}}
@@ -30,3 +30,11 @@ def test_back_to_before_the_jump_and_killed_around_it(strategy: str, ranks: int,
         run = dataclasses.replace(run, resume=resume(run))
         assert start(run) == [0] * ranks, output(run)
         assert logged(run) == logged(straight) and saved(run) == saved(straight)
+
+
+def test_a_best_step_that_was_set_aside_is_best_no_longer(tmp_path: Path) -> None:
+    checkpoint = {"keep_last": 3, "keep_best": KeepBest("val/score")}
+    run = Run(tmp_path / "run", strategy="single", checkpoint=checkpoint, best_at=24.0, **JUMP)
+    assert start(run) == [0], output(run)
+    assert "the weights of step_00000020" in output(run)
+    assert (run.checkpoints / "best").resolve().name == "step_00000028"

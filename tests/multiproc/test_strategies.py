@@ -66,6 +66,13 @@ def test_two_processes_train_as_one(runs, strategy):
     assert stage == (int(strategy[4]) if strategy.startswith("zero") else None)
 
 
+@pytest.mark.matrix
+def test_deepspeed_runs_where_the_trainer_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")  # what it finds by itself on a machine with GPUs
+    launch(*words("zero2", 1), "--trainer.accelerator=cpu", "--trainer.max_steps=2", f"--run.dir={tmp_path}")
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2]
+
+
 @pytest.mark.matrix  # test_matrix and test_whole_batch kill toys under every strategy in seconds
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_killed_run_goes_on_bit_for_bit(runs, strategy, tmp_path):

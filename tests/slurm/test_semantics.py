@@ -3,6 +3,7 @@
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,18 @@ def test_a_cancelled_job_saves_and_is_not_restarted(cluster: Cluster, tmp_path: 
     last = cluster.until(lambda: ledger(run)[-1] if events(run)[-1] == "job_end" else None)
     assert (last["asked"], last["code"], last["then"]) == ("TERM", 75, "over")
     assert last["step"] > 0
+
+
+def test_a_stop_that_outlasts_the_time_limit_is_measured_from_its_warning(cluster: Cluster, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = cluster.submit(script(run, "slow"))
+    warn(cluster, job, run)
+    time.sleep(3)
+    cluster.command("scancel", "--batch", "--signal=TERM", job)
+    cluster.wait(job)
+    last = cluster.until(lambda: ledger(run)[-1] if events(run)[-1] == "job_end" else None)
+    assert (last["asked"], last["code"], last["then"]) == ("TERM", 75, "over")
+    assert last["stop_seconds"] >= 5
 
 
 def test_a_job_that_is_requeued_from_outside_goes_on(cluster: Cluster, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
     python tiny.py STEPS BEHAVIOUR ... --run.dir RUN
 
-Behaviours: `trains` (a step every .1 s; saves and stops on request), `late` (the same, but deaf at first), `stands` (no
-step is made), `fails` (rank 1 exits with 1), `loses` (rank 0 says that it stopped, then rank 1 is killed).
+Behaviours: `trains` (a step every .1 s; saves and stops on request), `late` (the same, but deaf at first), `slow` (its
+stop takes five seconds), `stands` (no step is made), `fails` (rank 1 exits with 1), `loses` (rank 0 says that it
+stopped, then rank 1 is killed).
 """
 
 import os
@@ -57,6 +58,7 @@ while step < steps and behaviour != "fails":
         over(75, step)
     step += behaviour != "stands"
     if asked:
+        time.sleep(5.0 * (behaviour == "slow"))
         save(step)
         if behaviour == "loses" and rank == 1:
             time.sleep(0.5)

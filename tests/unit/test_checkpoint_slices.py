@@ -7,12 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard
 
 from callbacks.checkpoint import Checkpoint
 from lightning_modules.core.checkpoint.errors import CheckpointError
-from lightning_modules.core.checkpoint.layouts import INTERNALS, Replicas, layout_of, require_internals
+from lightning_modules.core.checkpoint.layouts import INTERNALS, Replicas, Shards, layout_of, require_internals
 from lightning_modules.core.checkpoint.slices import share, snapshot
 from lightning_modules.core.checkpoint.whole import describe_groups, persistent_buffers, plain, restore_groups
 
@@ -102,13 +106,26 @@ def test_strategies_without_a_layout_are_refused_by_name() -> None:
         layout_of(strategy)
 
 
-@pytest.mark.parametrize(("stage", "name"), [(stage, name) for stage in INTERNALS for name in INTERNALS[stage]])
-def test_another_version_of_the_engine_is_refused_by_the_name_that_is_gone(stage: int, name: str) -> None:
-    engine = SimpleNamespace(**dict.fromkeys(INTERNALS[stage]))
-    require_internals(engine, stage)
-    delattr(engine, name)
-    with pytest.raises(CheckpointError, match=rf"deepspeed [\d.]+: its ZeRO-{stage} optimizer has no {name}, which"):
-        require_internals(engine, stage)
+def test_weights_cut_along_another_dimension_are_refused() -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = nn.Linear(4, 4, bias=False)
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)), shard_placement_fn=lambda _: Shard(1))
+        with pytest.raises(
+            CheckpointError, match=r"parameter weight: is placed as .*only rows over one mesh dimension"
+        ):
+            list(Shards(model, []).slices())
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in INTERNALS for name in INTERNALS[kind]])
+def test_another_version_of_the_engine_is_refused_by_the_name_that_is_gone(kind: str, name: str) -> None:
+    part = SimpleNamespace(**dict.fromkeys(INTERNALS[kind]))
+    require_internals(part, kind)
+    delattr(part, name)
+    with pytest.raises(CheckpointError, match=rf"deepspeed [\d.]+: its {kind} has no {name}, which"):
+        require_internals(part, kind)
 
 
 def test_the_rate_comes_back_and_what_is_configured_now_holds() -> None:

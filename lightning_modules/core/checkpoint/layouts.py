@@ -26,8 +26,24 @@ from lightning_modules.core.checkpoint.reader import Reader
 from lightning_modules.core.checkpoint.slices import Group, Layout, Slice, split_state
 
 INTERNALS = {
-    1: ("bit16_groups", "single_partition_of_fp32_groups", "update_lp_params", "_hp_optimizer_states_linked"),
-    3: (
+    "engine": (
+        "coalesce_grad_reduction",
+        "_flush_coalesced_reduction_zero12",
+        "_flush_coalesced_reduction_zero3",
+        "get_global_grad_norm",
+    ),
+    "ZeRO-1 optimizer": (
+        "optimizer",
+        "clear_backward_seen_flag",
+        "bit16_groups",
+        "single_partition_of_fp32_groups",
+        "update_lp_params",
+        "_hp_optimizer_states_linked",
+    ),
+    "ZeRO-1 parameter": ("_hp_mapping",),
+    "ZeRO-3 optimizer": (
+        "optimizer",
+        "clear_backward_seen_flag",
         "fp16_groups",
         "fp16_partitioned_groups",
         "fp16_partitioned_groups_flat",
@@ -39,6 +55,7 @@ INTERNALS = {
         "checkpoint_event_prologue",
         "checkpoint_event_epilogue",
     ),
+    "ZeRO-3 parameter": ("ds_tensor", "ds_numel", "ds_shape"),
 }
 
 
@@ -61,17 +78,17 @@ def layout_of(strategy: Strategy) -> Layout:
     raise CheckpointError(f"strategy {type(strategy).__name__}: has no checkpoint layout; use one of Tokamak's")
 
 
-def require_internals(zero: Any, stage: int) -> None:
-    """Look for what is read of DeepSpeed's optimizer, before anything is saved with it.
+def require_internals(part: Any, kind: str) -> None:
+    """Look for what is read of a part of DeepSpeed, before anything is trained or saved with it.
 
     Raises:
         CheckpointError: another version of DeepSpeed keeps it elsewhere.
     """
-    for name in INTERNALS[stage]:
-        if not hasattr(zero, name):
+    for name in INTERNALS[kind]:
+        if not hasattr(part, name):
             version = metadata.version("deepspeed")
             raise CheckpointError(
-                f"deepspeed {version}: its ZeRO-{stage} optimizer has no {name}, which checkpoints are made of; "
+                f"deepspeed {version}: its {kind} has no {name}, which steps or checkpoints are made of; "
                 "install the version in constraints.txt"
             )
 
@@ -147,8 +164,10 @@ class _Zero:
         self.names = {id(parameter): name for name, parameter in module.named_parameters()}
         self.parameters = dict(module.named_parameters())
         self.zero, self.strategy = zero, strategy
+        stage = "ZeRO-3" if strategy.zero_stage_3 else "ZeRO-1"
         if zero is not None:
-            require_internals(zero, 3 if strategy.zero_stage_3 else 1)
+            require_internals(zero, f"{stage} optimizer")
+            require_internals(next(p for p in self.parameters.values() if p.requires_grad), f"{stage} parameter")
 
     def groups(self) -> list[tuple[str, list[Group]]]:
         """Name the parameters of every group, as they were before DeepSpeed flattened them."""

@@ -42,12 +42,12 @@ def complete_steps(checkpoints: Path) -> list[int]:
     return [step for step in _steps(checkpoints) if (step_folder(checkpoints, step) / MANIFEST).is_file()]
 
 
-def newest_complete(checkpoints: Path, below: float = math.inf) -> Path | None:
+def newest_complete(checkpoints: Path, below: float = math.inf, reads: bool = True) -> Path | None:
     """Find the newest checkpoint below a step that passes `verify`; each damaged one that is newer gets a warning."""
     for step in reversed([step for step in _steps(checkpoints) if step < below]):
         folder = step_folder(checkpoints, step)
         try:
-            verify(folder)
+            verify(folder, reads=reads)
         except CheckpointError as error:
             _log.warning("skipping a damaged checkpoint: %s", error)
         else:
@@ -55,8 +55,8 @@ def newest_complete(checkpoints: Path, below: float = math.inf) -> Path | None:
     return None
 
 
-def verify(folder: Path, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
-    """Check a checkpoint against its manifest, which is returned; sizes of all files, contents of this rank's share.
+def verify(folder: Path, rank: int = 0, world_size: int = 1, reads: bool = True) -> dict[str, Any]:
+    """Check a checkpoint against its manifest, which is returned: sizes of all files, contents of this rank's share.
 
     Raises:
         CheckpointError: a file is missing, has another size or SHA-256, or holds more than plain data.
@@ -72,7 +72,7 @@ def verify(folder: Path, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
             raise CheckpointError(f"{path}: is missing, but the manifest lists it")
         if path.stat().st_size != facts["size"]:
             raise CheckpointError(f"{path}: has {path.stat().st_size} bytes, the manifest says {facts['size']}")
-    share = sorted(files)[rank::world_size]
+    share = sorted(files)[rank::world_size] if reads else []
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
         for name, found in zip(share, pool.map(_sha256, [folder / name for name in share]), strict=True):
             if found != files[name]["sha256"]:
