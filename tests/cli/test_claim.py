@@ -4,6 +4,8 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.cli.launching import json_lines, launch
 
 MICRO = """
@@ -45,6 +47,7 @@ def claim(folder: Path, *words: str) -> subprocess.CompletedProcess:
     return launch("claim", str(folder / "micro.yaml"), "--size", "quick", *words, *places)
 
 
+@pytest.mark.matrix
 def test_a_claim_end_to_end_and_its_second_call_runs_nothing(tmp_path):
     (tmp_path / "micro.yaml").write_text(MICRO)
     (tmp_path / "root" / "rhymes").mkdir(parents=True)

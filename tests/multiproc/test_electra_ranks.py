@@ -28,7 +28,7 @@ def runs(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("kind", ["dropout", "plain"])
+@pytest.mark.parametrize("kind", ["dropout", pytest.param("plain", marks=pytest.mark.matrix)])
 def test_two_processes_have_the_losses_of_one(runs, kind):
     one, two = metrics(runs(f"one-{kind}")), metrics(runs(f"two-{kind}"))
     assert [line["step"] for line in one] == [line["step"] for line in two] == list(range(1, STEPS + 1))

@@ -14,6 +14,7 @@ FLAGS = [
 ]
 
 
+@pytest.mark.matrix
 def test_two_ranks_measure_what_one_does(tmp_path):
     one = launch("fit", *FLAGS, "--run.dir", str(tmp_path / "one"))
     assert one.returncode == 0, one.stderr

@@ -45,6 +45,7 @@ def test_two_ranks_see_what_one_sees_and_one_goes_on_where_they_stopped(folder: 
     assert joined(run(folder / "one", 1, 9, "pairs")) == joined(whole)[5:]
 
 
+@pytest.mark.matrix
 def test_two_runs_that_prepare_at_once_make_one_store(folder: Path) -> None:
     source = jsonl(
         folder / "c.jsonl", [{"query": words(n % 300, n % 7), "answer": words(n % 90)} for n in range(20_000)]

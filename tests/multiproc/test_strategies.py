@@ -1,4 +1,7 @@
-"""ELECTRA under every strategy on two processes, through the command line: the mathematics of one process."""
+"""ELECTRA under every strategy on two processes, through the command line: the mathematics of one process.
+
+All of it is for `make test-matrix`: `strategies_toy` tries the strategies in seconds.
+"""
 
 import json
 
@@ -7,12 +10,9 @@ import torch
 
 from tests.runs import kill_at_step, launch, metrics, optimizer_state, start, weights
 
+pytestmark = pytest.mark.matrix
 STEPS = 20
-# the others run in `make test-matrix`; strategies_toy tries all of them in seconds
-STRATEGIES = [
-    "zero3",
-    *(pytest.param(name, marks=pytest.mark.matrix) for name in ("ddp", "zero1", "zero2", "zero3_offload", "fsdp")),
-]
+STRATEGIES = ["ddp", "zero1", "zero2", "zero3", "zero3_offload", "fsdp"]
 BASE = ["fit", "--config", "configs/electra/debug.yaml", f"--trainer.max_steps={STEPS}"]
 CROSSINGS = [
     ("zero3", 2, "ddp", 2),
@@ -66,14 +66,12 @@ def test_two_processes_train_as_one(runs, strategy):
     assert stage == (int(strategy[4]) if strategy.startswith("zero") else None)
 
 
-@pytest.mark.matrix
 def test_deepspeed_runs_where_the_trainer_says(monkeypatch, tmp_path):
     monkeypatch.setenv("DS_ACCELERATOR", "cuda")  # what it finds by itself on a machine with GPUs
     launch(*words("zero2", 1), "--trainer.accelerator=cpu", "--trainer.max_steps=2", f"--run.dir={tmp_path}")
     assert [line["step"] for line in metrics(tmp_path)] == [1, 2]
 
 
-@pytest.mark.matrix  # test_matrix and test_whole_batch kill toys under every strategy in seconds
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_killed_run_goes_on_bit_for_bit(runs, strategy, tmp_path):
     command = [*words(strategy, 2), f"--run.dir={tmp_path / 'run'}"]
@@ -89,7 +87,6 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, strategy, tmp_path):
 LAYERS = ["--trainer.activation_checkpointing", "--trainer.compile_layers"]
 
 
-@pytest.mark.matrix
 @pytest.mark.parametrize("strategy", ["single", "zero3", "fsdp"])
 def test_layers_that_run_twice_and_are_compiled(runs, strategy, tmp_path):
     ranks = 1 if strategy == "single" else 2
@@ -102,7 +99,6 @@ def test_layers_that_run_twice_and_are_compiled(runs, strategy, tmp_path):
     assert all(torch.equal(weight, weights(straight)[name]) for name, weight in weights(run).items())
 
 
-@pytest.mark.matrix
 @pytest.mark.parametrize(("first", "ranks", "second", "other"), CROSSINGS)
 def test_a_run_goes_on_under_another_strategy(runs, first, ranks, second, other, tmp_path):
     run = f"--run.dir={tmp_path / 'run'}"
@@ -111,7 +107,6 @@ def test_a_run_goes_on_under_another_strategy(runs, first, ranks, second, other,
     assert_same_training(tmp_path / "run", runs("single", 1), 1e-5)
 
 
-@pytest.mark.matrix
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp"])
 def test_pretrained_weights_are_cut_into_pieces(strategy, tmp_path):
     """A Hugging Face folder, and a run, as the start of a model that no rank holds whole."""

@@ -41,6 +41,7 @@ def assert_names_the_other(ranks, run: Path, seconds: float) -> None:
         ), lines
 
 
+@pytest.mark.matrix
 def test_a_cable_that_stays_out_ends_a_run_that_then_goes_on(hosts: Hosts, tmp_path: Path):
     run = tmp_path / "run"
     options = ["--config", "configs/strategy/ddp.yaml", *TWO, "--strategy.timeout_seconds=10", f"--run.dir={run}"]

@@ -141,7 +141,7 @@ def test_a_clock_that_is_off(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
-    words = ["--model.hidden_size", "4096", "--model.num_heads", "64", "--model.num_layers", "2000"]
+    words = ["--model.hidden_size", "65536", "--model.num_heads", "1024", "--model.num_layers", "20"]
     run = resolved("--run.dir", str(tmp_path / "run"), *words)
     found = folders.room(run.run_dir, tmp_path, run)
     assert "3 checkpoints take" in found.text
