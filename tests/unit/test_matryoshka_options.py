@@ -1,13 +1,16 @@
 """Options of the loss and of the objective: what reaches the loss, what is refused."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from launch.config import resolve
 from launch.config.errors import ConfigError
 from lightning_modules.core.base_loss import LossOptions
-from lightning_modules.core.pair_losses import Pairs
+from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.pair_losses import Pairs, info_nce
 from lightning_modules.matryoshka2d.modeling import LearntScale
 from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED, settings
 from tests.embedders import method_of
@@ -86,6 +89,8 @@ def test_a_learnt_scale_ends_at_100_and_comes_back():
 
 # What is refused
 
+ANGLE, TRIPLETS = ["--model.loss.name=angle"], ["--model.loss.name=triplet"]
+
 
 @pytest.mark.parametrize(
     ("flags", "problem"),
@@ -106,6 +111,24 @@ def test_a_learnt_scale_ends_at_100_and_comes_back():
             ["--model.objective.widths_per_step=0", "--model.objective.kl_width=drawn"],
             "kl_width: has no effect, as no cut width is trained",
         ),
+        (
+            ["--model.fixed_teacher=x", "--model.objective.detach_teacher=true"],
+            "detach_teacher: has no effect beside model.fixed_teacher",
+        ),
+        (["--model.objective.normalise=true"], "normalise: has no effect on model.loss.name info_nce"),
+        (
+            ["--model.mode=starbucks", "--model.objective.normalise=false", *TRIPLETS, "--model.loss.distance=cosine"],
+            "normalise: has no effect on model.loss.name triplet by cosine",
+        ),
+        ([*ANGLE, "--model.loss.cosine_scale=10"], "cosine_scale has no effect, as cosine_weight is 0; take it out"),
+        (
+            [*ANGLE, "--model.loss.angle_weight=0", "--model.loss.angle_scale=1"],
+            "angle_scale has no effect, as angle_weight is 0",
+        ),
+        (
+            [*ANGLE, "--model.loss.in_batch_weight=0", "--model.loss.integer_labels=true"],
+            "integer_labels has no effect, as in_batch_weight is 0",
+        ),
         (["--model.objective.kl_weight=-1"], "kl_weight = -1: must be finite and not negative"),
         (["--model.mode=plain", "--model.objective.full_width=none"], "full_width none and widths_per_step 0 leave no"),
         (["--model.objective.widths=[8]", "--model.objective.width_weights=[-1]"], "width_weights = .*not negative"),
@@ -124,6 +147,53 @@ def test_a_learnt_scale_ends_at_100_and_comes_back():
 def test_options_that_would_do_nothing(flags, problem):
     with pytest.raises(ConfigError, match=problem):
         resolve(["--config", "configs/matryoshka2d/debug.yaml", *flags])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model.fixed_teacher=x", "--model.mode=sentence_transformers"],  # the mode's own
+        [*TRIPLETS, "--model.objective.normalise=true"],
+        [*ANGLE, "--model.loss.cosine_weight=1", "--model.loss.cosine_scale=10"],
+        [*ANGLE, "--model.loss.angle_scale=1", "--model.loss.integer_labels=true"],
+    ],
+)
+def test_options_that_act(flags):
+    assert resolve(["--config", "configs/matryoshka2d/debug.yaml", *flags])
+
+
+@pytest.mark.parametrize("changed", [{"cosine_weight": 1.0}, {"in_batch_weight": 1.0}, {"angle_scale": 1.0}])
+def test_angle_over_pairs_without_labels_is_info_nce_alone(changed):
+    options = LossOptions("angle", **changed)
+    problem = f"model.loss.{next(iter(changed))} is not looked at: no source has labels or hard negatives"
+    assert options.unread([(2, False), (2, False)]).startswith(problem)
+    assert options.unread([(2, False), (3, False)]) is options.unread([(2, True)]) is None
+    table = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(options.bound(Pairs(slice(0, 4)))(table), info_nce(table, Pairs(slice(0, 4))))
+
+
+@pytest.mark.parametrize(
+    ("options", "sources", "lacking"),
+    [
+        ({"hard_weight": 1.0}, [(2, True), (2, False)], "hard negatives"),
+        ({"hard_weight": 1.0}, [(2, True), (4, False)], None),
+        ({"integer_labels": True}, [(3, False)], "labels"),
+        ({"integer_labels": True}, [(3, False), (2, True)], None),
+        ({"in_batch_scale": 5.0}, [(2, False)], None),
+    ],
+)
+def test_options_of_angle_that_no_source_needs(options, sources, lacking):
+    problem = LossOptions("angle", **options).unread(sources)
+    assert problem is None if lacking is None else problem.endswith(f"no source has {lacking}; take it out")
+
+
+def test_a_run_says_which_option_of_its_loss_its_sources_do_not_need(tmp_path):
+    method, _ = method_of("bert", tmp_path, loss=LossOptions("angle", angle_weight=2.0))
+    parts = [SimpleNamespace(name="train", num_columns=2, label_range=None)]
+    data = SimpleNamespace(parts=parts, tasks=lambda split: [])
+    method._trainer = SimpleNamespace(global_step=0, datamodule=data)
+    with pytest.raises(CheckpointError, match=r"^model\.loss\.angle_weight is not looked at: no source has labels or"):
+        method.on_fit_start()
 
 
 def test_an_objective_of_nothing_is_named(tmp_path):
