@@ -1,25 +1,29 @@
 """From a batch of texts to the terms of the loss: the module against the objective on vectors of single texts."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import BertModel
 
 from datamodules.core.batches import PairBatch
 from datamodules.core.loader import lay_out
 from datamodules.core.tasks import Sts
+from lightning_modules.core.base import TRAIN
 from lightning_modules.core.base_loss import LossOptions
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.keyed import seed_generators
 from lightning_modules.core.pair_losses import Pairs, angle, info_nce
 from lightning_modules.matryoshka2d import objective
 from lightning_modules.matryoshka2d.encoder import flat_batch
 from lightning_modules.matryoshka2d.grid import Choice
 from lightning_modules.matryoshka2d.module import Matryoshka2d
 from lightning_modules.matryoshka2d.teacher import same_as_begun
-from tests.embedders import method_of
+from tests.embedders import method_of, source
 
 CPU = torch.device("cpu")
 Examples = list[list[list[int]]]  # [examples][columns] texts
@@ -106,6 +110,65 @@ def test_labels_and_dropped_duplicates_of_the_improved_code(tmp_path):
 
     expected = objective.objective(needed, drawn, base, own, method.settings)
     check(terms_of(method, examples, [3, 3, 2], labels), expected, 8)
+
+
+# Passes of the encoder, and a fixed teacher
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_with_two_passes_the_student_alone_has_dropout_of_its_own(passes, tmp_path):
+    """As the authors' first code: the last layer is of the first pass, the student of the second."""
+    method, _ = method_of("bert", tmp_path, objective={"encoder_passes": passes})
+    method.train()._trainer = SimpleNamespace(global_step=3)
+    batch, runs = pair_batch(5, examples_of(6, 2)), []
+    method.model.encoder.register_forward_hook(lambda *_: runs.append(1))
+    found_SBD = method._embed_seeded([batch])[0].vectors_PX.permute(1, 2, 0, 3).flatten(1, 2)
+    assert len(runs) == passes
+    (student, last), in_slots = objective.layers_needed(method.drawn(), 3), batch["slot_B"].argsort()
+    seed_generators(method.seed, TRAIN, batch["position"])
+    first_SBD = method.model.vectors(batch, [student, last])[:, in_slots]
+    seed_generators(method.seed, TRAIN, batch["position"], 2)
+    second_SBD = method.model.vectors(batch, [student, last])[:, in_slots]
+    expected = torch.stack([(first_SBD if passes == 1 else second_SBD)[0], first_SBD[1]])
+    torch.testing.assert_close(found_SBD, expected, atol=1e-6, rtol=0)
+    assert ((first_SBD - second_SBD).abs().amax((1, 2)) > 0.01).all(), "dropout differs"
+
+
+def hidden_by_hand(folder: Path, examples: Examples) -> list[tuple[Tensor, ...]]:
+    """Return the hidden states [T, D] of all layers for each text, first all anchors, by transformers alone."""
+    network = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    texts = [row[column] for column in range(len(examples[0])) for row in examples]
+    with torch.no_grad():
+        states = [network(torch.tensor([text]), output_hidden_states=True).hidden_states for text in texts]
+    return [tuple(state_1TD[0] for state_1TD in layers) for layers in states]
+
+
+def kl_by_hand(teacher_RD: Tensor, student_RD: Tensor) -> float:
+    p, q = teacher_RD.double().softmax(-1), student_RD.double().softmax(-1)
+    return (p * (p.log() - q.log())).sum().item()
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_fixed_teacher_is_followed_by_the_student_and_at_every_token_of_the_last_layer(passes, tmp_path):
+    source("bert", tmp_path / "teacher")
+    teacher = BertModel.from_pretrained(tmp_path / "teacher", add_pooling_layer=False)
+    for weight in teacher.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(9))
+    teacher.save_pretrained(tmp_path / "teacher")
+    options = {"fixed_teacher": str(tmp_path / "teacher"), "objective": {"encoder_passes": passes}}
+    method, _ = method_of("bert", tmp_path / "own", **options)
+    examples = examples_of(7, 3)
+    own, taught = (hidden_by_hand(tmp_path / name, examples) for name in ("own", "teacher"))
+    found = terms_of(method, examples, [4, 3])
+    (layer, _), count = objective.layers_needed(method.drawn(), 3), 7 * 3
+    kl = sum(kl_by_hand(t[3].mean(0), x[layer].mean(0)) for t, x in zip(taught, own, strict=True)) / count
+    assert found["kl"][0].item() == pytest.approx(7 * kl, rel=1e-4) and found["kl"][1] == 1 and kl > 0.01
+    aligned = [
+        method.embed(pair_batch(0, part)).terms.terms["token_alignment"] for part in (examples[:4], examples[4:])
+    ]
+    wanted = sum(kl_by_hand(t[3], x[3]) for t, x in zip(taught, own, strict=True)) / count
+    assert sum(term.sum.item() for term in aligned) == pytest.approx(7 * wanted, rel=1e-4) and wanted > 0.01
+    assert [term.count for term in aligned] == [4, 3] and not any(term.weight != 1 for term in aligned)
 
 
 # What is refused
