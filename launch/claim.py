@@ -19,13 +19,16 @@ from launch.run_folder import read_json, write_json, write_whole
 
 USAGE = """usage: python -m launch claim METHOD [--size quick|cpu|gpu] [--key value ...]
 
-Runs the arms of configs/claims/METHOD.yaml (or of another claim's FILE.yaml) at equal compute over seeds, judges them
-by frozen probes and fine-tuning, or by the grid of layers and widths, and writes results.json, report.md and plots. A
+Runs the arms of configs/claims/METHOD.yaml (or of another claim's FILE.yaml) over seeds: at equal compute, judged by
+frozen probes and fine-tuning (electra), or in equal steps, judged by the grid of layers and widths (matryoshka2d). A
 run that is finished is not run again, so the same command goes on after a stop. The exit code is 0 whatever was found.
 
-  --size NAME         quick: 3 minutes on two cores; cpu: an hour on two cores (default); gpu: half an hour on one card
-  --data.root FOLDER  folder with the sets that the claim names; without it, tasks made from the embedded articles
-  --out FOLDER        by default benchmarks/METHOD/claim
+  --size NAME         quick: 3 minutes on two cores; cpu: an hour on two cores, 80 minutes of matryoshka2d (default);
+                      gpu: meant for half an hour on one card, and not run yet
+  --data.root FOLDER  folder with the sets that the claim names; without it, tasks made from the embedded articles; of
+                      matryoshka2d then the part from scratch alone, judged by titles that look for articles
+  --out FOLDER        for results.json, report.md and plots, by default benchmarks/METHOD/claim: curves.png, scores.png;
+                      by the grid PART_cells.png, PART_differences.png and PART_depth.png
   --seeds 1,2,3       these seeds for every arm, instead of those of the size
   --runs FOLDER       where the runs live; by default runs/claims/METHOD/SIZE
 """

@@ -12,7 +12,10 @@ from typing import Any
 
 from launch.config.overlay import PROJECT
 
-PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "datasets", "deepspeed", "numpy", "jsonargparse")
+PACKAGES = (
+    *("torch", "lightning", "transformers", "tokenizers", "datasets", "deepspeed", "numpy", "jsonargparse"),
+    *("sentence-transformers", "accelerate"),  # peers of the benches, and what their trainers need
+)
 SNAPSHOT = "snapshot.json"  # in a copy of the project: of which commit it is
 
 

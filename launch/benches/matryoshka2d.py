@@ -6,7 +6,7 @@
 | trainer | SentenceTransformerTrainer, Matryoshka2dLoss around MultipleNegativesRankingLoss, padded batches |
 | plain, paper | `launch fit` in these modes |
 | kept, cached | paper mode in eight micro-batches: all graphs kept, or gradients cached |
-| cell, grid | an evaluation of the whole model alone, and of all layers and five widths |
+| cell, grid | an evaluation on pairs of STS-B: the whole model, and all layers and seven widths (8, 16, ..., 384) |
 | full, half | `SentenceTransformer(folder).encode` of an exported model, whole and of half the layers |
 
 Training reads the same pairs in the same steps, with the tokenizer and the shape of MiniLM, fresh weights, dropout 0.1.

@@ -21,7 +21,8 @@ def machine(device: str) -> dict[str, Any]:
         import torch
 
         found["gpu"] = torch.cuda.get_device_name()
-    return {**found, **surroundings()}
+    # a report has its command beside this, without the data root, which is the machine's own
+    return {**found, **{name: fact for name, fact in surroundings().items() if name != "command"}}
 
 
 def cpu_name() -> str:

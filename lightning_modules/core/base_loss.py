@@ -29,6 +29,11 @@ ARGUMENTS: dict[str, dict[str, str]] = {  # options that a loss looks at, and wh
     "cosine_regression": {},
     "triplet": {"margin": "margin", "distance": "distance"},
 }
+OF_WEIGHTS = {  # options of angle that act within a term, and the weight of that term
+    "cosine_scale": "cosine_weight",
+    "angle_scale": "angle_weight",
+    "integer_labels": "in_batch_weight",
+}
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,20 @@ class LossOptions:
             )
         return None
 
+    def unread(self, sources: Collection[tuple[int, bool]]) -> str | None:
+        """Say which option of angle no source needs; of each source the number of columns, and whether it has labels.
+
+        Of pairs without labels angle is InfoNCE, and looks at the scale of that alone.
+        """
+        negatives, labels = any(columns > 2 for columns, _ in sources), any(has for _, has in sources)
+        needed = {"hard_weight": negatives, "integer_labels": labels, "in_batch_scale": True}
+        lacking = {"hard_weight": "hard negatives", "integer_labels": "labels"}
+        for option in ARGUMENTS["angle"] if self.name == "angle" else ():
+            if getattr(self, option) != _default(option) and not needed.get(option, negatives or labels):
+                without = lacking.get(option, "labels or hard negatives")
+                return f"model.loss.{option} is not looked at: no source has {without}; take it out"
+        return None
+
     def _out_of_range(
         self, num_columns: int, low: float, high: float, released: Mapping[str, object] | None
     ) -> str | None:
@@ -149,9 +168,16 @@ class LossOptions:
 
 def idle_option(options: Mapping[str, Any]) -> str | None:
     """Say which option a loss would not look at, as the configuration gives them; None if there is none."""
-    name, defaults = options.get("name", "info_nce"), {field.name: field.default for field in fields(LossOptions)}
-    for option, value in options.items():
+    name = options.get("name", "info_nce")
+    for option in (option for option, value in options.items() if value != _default(option)):
         owners = [loss for loss, known in ARGUMENTS.items() if option in known]
-        if owners and name not in owners and value != defaults[option]:
+        if owners and name not in owners:
             return f"{option} is for {' and '.join(owners)}, and {name} does not look at it; take it out"
+        weight = OF_WEIGHTS.get(option)
+        if weight and options.get(weight, _default(weight)) == 0:
+            return f"{option} has no effect, as {weight} is 0; take it out"
     return None
+
+
+def _default(option: str) -> object:
+    return next(field.default for field in fields(LossOptions) if field.name == option)

@@ -6,6 +6,8 @@ Layers are counted from 1, N is the last; 0 is the output of the embeddings. Not
 import math
 from dataclasses import dataclass, fields, replace
 
+from lightning_modules.matryoshka2d.idle import refuse_idle
+
 ALL = -1
 LARGEST_SCALE = 100.0  # of a learnt scale, as in CLIP (Radford et al. 2021, section 2.5)
 
@@ -99,12 +101,6 @@ ANGLE_AS_RELEASED: dict[str, dict[str, object]] = {  # options of the AnglE loss
 PAIRED, UNPAIRED = ("pairs",), ("widths", "width_weights", "widths_per_step", "shared_widths", "last_layer")
 WHERE = {True: "trains pairs of a layer and a width", False: "draws layers and widths apart"}
 
-OF_STUDENTS = (
-    *("first_layer", "last_layer", "student_weight", "weighting", "average", "encoder_passes"),
-    *("kl_weight", "kl_temperature", "kl_power", "kl_weighting", "kl_width", "detach_teacher"),
-)
-OF_CUTS = ("widths", "width_weights", "shared_widths", "alignment")
-
 CHOICES: dict[str, tuple] = {
     "full_width": ("none", "last", "all"),
     "weighting": ("uniform", "log", "linear"),
@@ -134,21 +130,8 @@ def settings(mode: str, as_released: bool = False, **overrides: object) -> Setti
         raise ValueError(f"{without[0]}: has no meaning in mode {mode}, which {WHERE[MODES[mode].fixed_pairs]}")
     found = replace(MODES[mode], **{k: _frozen(v) for k, v in chosen.items()})
     _check(found)
-    _refuse_idle(found, [name for name in wanted if getattr(found, name) != getattr(MODES[mode], name)])
+    refuse_idle(found, MODES[mode], wanted)
     return found
-
-
-def _refuse_idle(found: Settings, changed: list[str]) -> None:
-    """Refuse changes that would do nothing, as a comparison that compares nothing."""
-    students, cuts = bool(found.layers_per_step), bool(found.widths_per_step or found.fixed_pairs)
-    for names, act, lacking in (
-        (OF_STUDENTS, students, "no layer below the last is trained (layers_per_step is 0)"),
-        (OF_CUTS, cuts, "no cut width is trained (widths_per_step is 0)"),
-        (("alignment_temperature",), found.alignment != "none", "alignment is none"),
-        (("kl_width",), cuts or found.kl_width == "full", "no cut width is trained (widths_per_step is 0)"),
-    ):
-        if not act and (idle := next((name for name in changed if name in names), None)):
-            raise ValueError(f"{idle}: has no effect, as {lacking}; take it out")
 
 
 def _frozen(value: object) -> object:

@@ -147,7 +147,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         load_encoder(self.taken(), source)
 
     def on_fit_start(self) -> None:
-        """Refuse data and widths that cannot be compared or judged, and warn of what will not be trained.
+        """Refuse data, widths and options that do not go together, and warn of what will not be trained.
 
         Raises:
             CheckpointError: naming the source, and what it lacks.
@@ -155,9 +155,11 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         self._chosen_cells()
         check(self.trainer.datamodule.tasks("val"))
         widths = set().union(*trained(self.settings, self.num_layers, self.width).values())
-        for part in self.trainer.datamodule.parts:
+        for part in (parts := self.trainer.datamodule.parts):
             if problem := self.loss.misfit(part.num_columns, part.label_range, widths, self.released):
                 raise CheckpointError(f"data: source {part.name}: {problem}")
+        if problem := self.loss.unread([(part.num_columns, part.label_range is not None) for part in parts]):
+            raise CheckpointError(problem)
         if self.width not in widths:
             offered = list(self.settings.widths or ())
             rank_zero_warn(f"model.objective.widths = {offered}: no loss of pairs is at the full width {self.width}")
@@ -181,8 +183,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         terms = NOTHING
         if self._teacher:
             taught_TD = self._taught(batch)
-            texts = len(batch["lens"])
-            aligned = objective.token_alignment(hidden[-1], taught_TD, texts)
+            aligned = objective.token_alignment(hidden[-1], taught_TD, len(batch["lens"]))
             count = len(batch["label_P"])
             terms = LossTerms({ALIGNED: Term(aligned * count, count)}, {})
             hidden.append(taught_TD)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning_modules.core.base_loss import idle_option
-from lightning_modules.matryoshka2d.modes import AS_RELEASED, LARGEST_SCALE, settings
+from lightning_modules.matryoshka2d.modes import AS_RELEASED, LARGEST_SCALE, MODES, settings
 
 
 def one_encoder(init_from: str | None, hidden_size: int) -> str | None:
@@ -63,6 +63,34 @@ def teacher_is_followed(
     return f"is the target of a divergence, which mode {mode} has not"
 
 
+def one_teacher(
+    objective: Mapping[str, Any] | None, fixed_teacher: str | None, mode: str, as_released: bool
+) -> str | None:
+    """The last layer can be kept out of a gradient where it is the teacher."""
+    if not fixed_teacher or not _changes("detach_teacher", objective, mode, as_released):
+        return None
+    return "detach_teacher: has no effect beside model.fixed_teacher, which has no gradient; take it out"
+
+
+def lengths_are_seen(
+    objective: Mapping[str, Any] | None, loss: Mapping[str, Any] | None, mode: str, as_released: bool
+) -> str | None:
+    """Scaling vectors to length one is for losses that see their lengths."""
+    options = loss or {}
+    name, distance = options.get("name", "info_nce"), options.get("distance", "euclidean")
+    if not _changes("normalise", objective, mode, as_released) or (name == "triplet" and distance != "cosine"):
+        return None
+    by = " by cosine" if name == "triplet" else ""
+    return f"normalise: has no effect on model.loss.name {name}{by}, which scales vectors itself; take it out"
+
+
+def _changes(name: str, objective: Mapping[str, Any] | None, mode: str, as_released: bool) -> bool:
+    """Whether an objective that can be has another value than its mode."""
+    if (objective or {}).get(name) is None or known_settings(mode, as_released, objective):
+        return False
+    return objective[name] != getattr(MODES[mode], name)
+
+
 def loss_looks_at(loss: Mapping[str, Any] | None) -> str | None:
     """A loss is given no option without effect."""
     return idle_option(loss or {})
@@ -111,6 +139,8 @@ RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [
     (("model.untrained.hidden_size", "model.untrained.num_heads"), heads_divide),
     (("model.mode", "model.as_released", "model.objective"), known_settings),
     (("model.mode", "model.as_released"), known_mode),
+    (("model.objective", "model.fixed_teacher", "model.mode", "model.as_released"), one_teacher),
+    (("model.objective", "model.loss", "model.mode", "model.as_released"), lengths_are_seen),
     (("callbacks.validation.max_batches",), whole_sets),
     (("model.loss",), loss_looks_at),
     (

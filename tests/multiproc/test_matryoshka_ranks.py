@@ -73,8 +73,10 @@ def test_two_ranks_train_as_one(runs, strategy, cached):
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_on_two_ranks(runs, mode):
     flags = [f"--model.mode={mode}", "--model.loss.learn_scale=true"]
-    assert_same(runs("ddp", 2, *flags), runs("single", 1, *flags))
-    assert "model.scale.bias" in weights(runs("ddp", 2, *flags))
+    for cached in ("false", "true"):
+        ours = runs("ddp", 2, *flags, f"--model.cached_gradients={cached}")
+        assert_same(ours, runs("single", 1, *flags))
+        assert "model.scale.bias" in weights(ours)
 
 
 EXACT = [  # the authors' random decomposition turns rounding into other directions where singular values are near

@@ -2,12 +2,14 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 
 from launch.benches.ratios import Goal, compared, interval
-from launch.benches.report import cpu_name, write
+from launch.benches.report import cpu_name, machine, write
+from launch.surroundings import version_of
 
 
 @pytest.mark.parametrize(("count", "rank"), [(6, 1), (8, 1), (9, 2), (20, 6), (25, 8), (100, 40)])
@@ -67,3 +69,11 @@ def test_card_holds_every_comparison(tmp_path):
     assert "commit cccccccccccc with 1 changed files" in text
     assert "Others were using it: load 3.0" in text
     assert (tmp_path / "ratios.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_machine_tells_the_versions_of_the_peers_and_no_data_root(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["launch", "bench", "matryoshka2d", "--data.root", "/own/sets"])
+    facts = machine("cpu")
+    assert "/own/sets" not in json.dumps(facts)
+    for name in ("sentence-transformers", "accelerate"):
+        assert facts["versions"][name] == version_of(name)

@@ -1,30 +1,29 @@
 """From a batch of texts to the terms of the loss: the module against the objective on vectors of single texts."""
 
 import json
-import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import BertModel
 
 from datamodules.core.batches import PairBatch
 from datamodules.core.loader import lay_out
 from datamodules.core.tasks import Sts
-from launch.config import resolve
-from launch.config.errors import ConfigError
+from lightning_modules.core.base import TRAIN
 from lightning_modules.core.base_loss import LossOptions
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.keyed import seed_generators
 from lightning_modules.core.pair_losses import Pairs, angle, info_nce
 from lightning_modules.matryoshka2d import objective
 from lightning_modules.matryoshka2d.encoder import flat_batch
 from lightning_modules.matryoshka2d.grid import Choice
-from lightning_modules.matryoshka2d.modeling import LearntScale
-from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED, settings
 from lightning_modules.matryoshka2d.module import Matryoshka2d
 from lightning_modules.matryoshka2d.teacher import same_as_begun
-from tests.embedders import method_of
+from tests.embedders import method_of, source
 
 CPU = torch.device("cpu")
 Examples = list[list[list[int]]]  # [examples][columns] texts
@@ -113,118 +112,66 @@ def test_labels_and_dropped_duplicates_of_the_improved_code(tmp_path):
     check(terms_of(method, examples, [3, 3, 2], labels), expected, 8)
 
 
-# Options of the loss
+# Passes of the encoder, and a fixed teacher
 
 
-def bound(options: LossOptions, mode: str | None) -> dict[str, object]:
-    """Return the arguments that reach the loss; of a mode's released code, or of none."""
-    given = options.bound(Pairs(slice(0, 1)), None, ANGLE_AS_RELEASED.get(mode)).keywords
-    return {name: value for name, value in given.items() if name != "pairs"}
+@pytest.mark.parametrize("passes", [1, 2])
+def test_with_two_passes_the_student_alone_has_dropout_of_its_own(passes, tmp_path):
+    """As the authors' first code: the last layer is of the first pass, the student of the second."""
+    method, _ = method_of("bert", tmp_path, objective={"encoder_passes": passes})
+    method.train()._trainer = SimpleNamespace(global_step=3)
+    batch, runs = pair_batch(5, examples_of(6, 2)), []
+    method.model.encoder.register_forward_hook(lambda *_: runs.append(1))
+    found_SBD = method._embed_seeded([batch])[0].vectors_PX.permute(1, 2, 0, 3).flatten(1, 2)
+    assert len(runs) == passes
+    (student, last), in_slots = objective.layers_needed(method.drawn(), 3), batch["slot_B"].argsort()
+    seed_generators(method.seed, TRAIN, batch["position"])
+    first_SBD = method.model.vectors(batch, [student, last])[:, in_slots]
+    seed_generators(method.seed, TRAIN, batch["position"], 2)
+    second_SBD = method.model.vectors(batch, [student, last])[:, in_slots]
+    expected = torch.stack([(first_SBD if passes == 1 else second_SBD)[0], first_SBD[1]])
+    torch.testing.assert_close(found_SBD, expected, atol=1e-6, rtol=0)
+    assert ((first_SBD - second_SBD).abs().amax((1, 2)) > 0.01).all(), "dropout differs"
 
 
-def test_what_is_given_goes_before_what_was_released_and_that_before_the_default():
-    default = bound(LossOptions("angle"), None)
-    assert not {"angle_tau", "integer_labels", "ibn_w"} & {*default}, "the function's own: 20, no and 30"
-    assert bound(LossOptions("angle"), "paper")["angle_tau"] == 1.0
-    assert bound(LossOptions("angle"), "improved")["angle_tau"] == 20.0
-    espresso = bound(LossOptions("angle"), "espresso")
-    assert [espresso[name] for name in ("ibn_w", "cln_w", "angle_w", "angle_tau")] == [1.0, 1.0, 0.02, 20.0]
-    given = bound(LossOptions("angle", angle_scale=5.0, integer_labels=False), "paper")
-    assert given == {**default, "angle_tau": 5.0, "integer_labels": False}
-    assert "angle_tau" not in bound(LossOptions("info_nce"), "paper"), "no option of another loss"
+def hidden_by_hand(folder: Path, examples: Examples) -> list[tuple[Tensor, ...]]:
+    """Return the hidden states [T, D] of all layers for each text, first all anchors, by transformers alone."""
+    network = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    texts = [row[column] for column in range(len(examples[0])) for row in examples]
+    with torch.no_grad():
+        states = [network(torch.tensor([text]), output_hidden_states=True).hidden_states for text in texts]
+    return [tuple(state_1TD[0] for state_1TD in layers) for layers in states]
 
 
-def test_the_overlay_of_the_released_code_reaches_the_loss_of_the_recipe():
-    for mode, tau in (("paper", 1.0), ("improved", 20.0), ("espresso", 20.0)):
-        files = ["base", "as_released"]
-        found = resolve(
-            [*(w for f in files for w in ("--config", f"configs/matryoshka2d/{f}.yaml")), "--model.mode", mode]
-        )
-        options = LossOptions(**found.values["model"]["loss"])
-        assert found.get("model.as_released") is True and bound(options, mode)["angle_tau"] == tau
-        assert bound(options, mode).get("angle_w", 1.0) == (0.02 if mode == "espresso" else 1.0)
+def kl_by_hand(teacher_RD: Tensor, student_RD: Tensor) -> float:
+    p, q = teacher_RD.double().softmax(-1), student_RD.double().softmax(-1)
+    return (p * (p.log() - q.log())).sum().item()
 
 
-@pytest.mark.parametrize(
-    ("options", "columns", "label_range", "widths", "problem"),
-    [
-        (LossOptions(), 2, None, {7}, None),
-        (LossOptions(), 2, (0, 0.5), {8}, "has labels other than 1"),
-        (LossOptions("cosent"), 2, None, {8}, "has no scores or labels"),
-        (LossOptions("cosent"), 3, None, {8}, None),
-        (LossOptions("triplet"), 2, None, {8}, "has no hard negatives"),
-        (LossOptions("triplet"), 3, (0, 0.5), {8}, "has labels beside hard negatives"),
-        (LossOptions("angle"), 3, (0, 0.5), {8}, "has labels beside hard negatives"),
-        (LossOptions("angle"), 2, (0, 0.5), {8, 16}, None),
-        (LossOptions("angle"), 2, (0, 0.5), {8, 15, 16}, "is compared at width 15"),
-        (LossOptions("angle"), 3, None, {15}, "is compared at width 15"),
-        (LossOptions("angle"), 2, None, {15}, None),
-        (LossOptions("angle", angle_weight=0.0), 2, (0, 0.5), {15}, None),
-        (LossOptions("cosine_regression"), 2, (-1, 1), {8}, None),
-        (LossOptions("cosine_regression"), 2, (0, 5), {8}, "has labels from 0 to 5"),
-        (LossOptions("cosent"), 2, (0, 5), {8}, None),
-        (LossOptions("cosent"), 3, (0, 5), {8}, "has labels from 0 to 5, and hard negatives get 1 - label"),
-        (LossOptions("cosine_regression"), 3, (-1, 1), {8}, "has labels from -1 to 1, and hard negatives"),
-        (LossOptions("angle"), 2, (0, 5), {8}, "has labels from 0 to 5, and model.loss.name = angle weighs"),
-        (LossOptions("angle", in_batch_weight=0.0), 2, (0, 5), {8}, None),
-        (LossOptions("angle", integer_labels=True), 2, (0, 5), {8}, None),
-    ],
-)
-def test_data_that_a_loss_cannot_compare(options, columns, label_range, widths, problem):
-    found = options.misfit(columns, label_range, widths)
-    assert found is None if problem is None else found.startswith(problem)
-    if options.name == "angle":
-        assert options.misfit(2, (0, 5), {8}, {"integer_labels": True}) is None, "as the authors' code takes them"
-
-
-def test_a_learnt_scale_ends_at_100_and_comes_back():
-    scale = LearntScale(20.0)
-    scale.bias.data.fill_(math.log(100.0) + 0.5)
-    assert scale().item() == pytest.approx(100.0)
-    scale().sum().backward()
-    assert scale.bias.grad.item() == pytest.approx(100.0), "it is not stuck"
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_fixed_teacher_is_followed_by_the_student_and_at_every_token_of_the_last_layer(passes, tmp_path):
+    source("bert", tmp_path / "teacher")
+    teacher = BertModel.from_pretrained(tmp_path / "teacher", add_pooling_layer=False)
+    for weight in teacher.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(9))
+    teacher.save_pretrained(tmp_path / "teacher")
+    options = {"fixed_teacher": str(tmp_path / "teacher"), "objective": {"encoder_passes": passes}}
+    method, _ = method_of("bert", tmp_path / "own", **options)
+    examples = examples_of(7, 3)
+    own, taught = (hidden_by_hand(tmp_path / name, examples) for name in ("own", "teacher"))
+    found = terms_of(method, examples, [4, 3])
+    (layer, _), count = objective.layers_needed(method.drawn(), 3), 7 * 3
+    kl = sum(kl_by_hand(t[3].mean(0), x[layer].mean(0)) for t, x in zip(taught, own, strict=True)) / count
+    assert found["kl"][0].item() == pytest.approx(7 * kl, rel=1e-4) and found["kl"][1] == 1 and kl > 0.01
+    aligned = [
+        method.embed(pair_batch(0, part)).terms.terms["token_alignment"] for part in (examples[:4], examples[4:])
+    ]
+    wanted = sum(kl_by_hand(t[3], x[3]) for t, x in zip(taught, own, strict=True)) / count
+    assert sum(term.sum.item() for term in aligned) == pytest.approx(7 * wanted, rel=1e-4) and wanted > 0.01
+    assert [term.count for term in aligned] == [4, 3] and not any(term.weight != 1 for term in aligned)
 
 
 # What is refused
-
-
-@pytest.mark.parametrize(
-    ("flags", "problem"),
-    [
-        (["--model.loss.learn_scale=true", "--model.loss.scale=101"], "must be at most 100 where it is learnt"),
-        (["--model.fixed_teacher=x", "--model.mode=plain"], "which mode plain has not"),
-        (["--model.fixed_teacher=x", "--model.mode=espresso"], "which mode espresso has not"),
-        (["--model.fixed_teacher=x", "--model.objective.kl_temperature=0"], "which mode paper has not"),
-        (["--model.objective.pairs=[[1, 8]]"], "pairs: has no meaning in mode paper"),
-        (["--model.mode=starbucks", "--model.objective.widths=[8]"], "widths: has no meaning in mode starbucks"),
-        (["--model.mode=plain", "--model.objective.alignment=exact"], "alignment: has no effect, as no cut width is"),
-        (
-            ["--model.mode=matryoshka_1d", "--model.objective.kl_weight=1"],
-            "kl_weight: has no effect, as no layer below",
-        ),
-        (["--model.objective.alignment_temperature=2"], "alignment_temperature: has no effect, as alignment is none"),
-        (
-            ["--model.objective.widths_per_step=0", "--model.objective.kl_width=drawn"],
-            "kl_width: has no effect, as no cut width is trained",
-        ),
-        (["--model.objective.kl_weight=-1"], "kl_weight = -1: must be finite and not negative"),
-        (["--model.mode=plain", "--model.objective.full_width=none"], "full_width none and widths_per_step 0 leave no"),
-        (["--model.objective.widths=[8]", "--model.objective.width_weights=[-1]"], "width_weights = .*not negative"),
-        (["--model.mode=starbucks", "--model.objective.pairs=[[1]]"], "pairs: each must be a layer and a width"),
-        (["--model.untrained.num_layers=0"], "must be 1 or more"),
-        (["--callbacks.validation.max_batches=1"], "must be null: sets of texts are judged on all of their texts"),
-        (["--model.loss.margin=2"], "margin is for triplet, and info_nce does not look at it; take it out"),
-        (["--model.loss.name=angle", "--model.loss.scale=50"], "scale is for info_nce and cosent, and angle does not"),
-        (["--model.loss.name=triplet", "--model.loss.margin=-1"], "must be finite and not negative"),
-        (
-            ["--model.loss.name=angle", "--model.loss.in_batch_weight=0", "--model.loss.angle_weight=0"],
-            "leaves every term of angle without a weight",
-        ),
-    ],
-)
-def test_options_that_would_do_nothing(flags, problem):
-    with pytest.raises(ConfigError, match=problem):
-        resolve(["--config", "configs/matryoshka2d/debug.yaml", *flags])
 
 
 def test_a_teacher_that_cannot_be_taken_is_called_by_its_own_key(tmp_path):
@@ -271,16 +218,6 @@ def test_heads_that_do_not_divide_the_width_of_a_source_are_named(tmp_path):
     method.init_from = method.shape_from = str(tmp_path / "source")
     with pytest.raises(CheckpointError, match="its width 32 cannot be shared by 3 heads"):
         method.build(tokenizer, 24)
-
-
-def test_an_objective_of_nothing_is_named(tmp_path):
-    nothing = {"last_weight": 0, "student_weight": 0}
-    for more in ({"kl_weight": 0}, {"kl_temperature": 0}, {"layers_per_step": 0}):
-        with pytest.raises(ValueError, match="every term has weight 0, so nothing would be trained"):
-            settings("paper", **nothing, **more)
-    with pytest.raises(ValueError, match="every term has weight 0"):
-        settings("matryoshka_1d", widths=[8, 32], width_weights=[0, 0])
-    method_of("bert", tmp_path / "b", objective=nothing)  # a student of its teacher alone
 
 
 def test_what_would_be_judged_is_checked_before_the_first_step(tmp_path):

@@ -202,7 +202,7 @@ def test_two_dimensions_are_those_of_sentence_transformers(model, monkeypatch, l
             kl_temperature=temperature,
             last_weight=0.7,
             student_weight=0.4,
-            kl_weight=1.3,
+            kl_weight=1.3 if temperature else None,  # refused where nothing would be weighed
         )
         check(model, ours_of(model, columns, base, drawn, chosen), expected)
 

@@ -1,6 +1,8 @@
 """Cells under MTEB itself, where it is installed: tasks over local data, by the adapter and by an exported folder."""
 
-import csv
+import gzip
+import json
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from scipy.stats import spearmanr
 from lightning_modules.core.sentence_folder import Form
 from lightning_modules.matryoshka2d import MatryoshkaEncoder, MtebEncoder
 from tests.embedders import LENGTH, method_of, run_folder
+from tests.pairs import REAL, needs_real_sets
 
 mteb = pytest.importorskip("mteb")
 PROMPTS = {"query": "q: ", "document": "d: "}
@@ -32,26 +35,26 @@ def told(name: str, kind: str, score: str) -> "mteb.TaskMetadata":
     )  # fmt: skip
 
 
-@pytest.fixture
-def sts(tmp_path: Path) -> "mteb.AbsTask":
-    """The task of STS-B over a file of its form."""
+def similarity(rows: list[tuple[str, str, float]]) -> "mteb.AbsTask":
+    """Make a task of the form of STS-B of pairs with scores."""
     import datasets
     from mteb.abstasks import AbsTaskSTS
-
-    file = tmp_path / "stsb.csv"
-    with file.open("w", newline="") as stream:
-        csv.writer(stream).writerows([("sentence1", "sentence2", "score"), *ROWS])
 
     class LocalSTS(AbsTaskSTS):
         metadata = told("LocalSTS", "STS", "cosine_spearman")
         min_score, max_score = 0, 5
 
         def load_data(self, **_: object) -> None:
-            with file.open() as stream:
-                rows = [{**row, "score": float(row["score"])} for row in csv.DictReader(stream)]
-            self.dataset, self.data_loaded = datasets.DatasetDict(test=datasets.Dataset.from_list(rows)), True
+            records = [dict(zip(("sentence1", "sentence2", "score"), row, strict=True)) for row in rows]
+            self.dataset, self.data_loaded = datasets.DatasetDict(test=datasets.Dataset.from_list(records)), True
 
     return LocalSTS()
+
+
+@pytest.fixture
+def sts() -> "mteb.AbsTask":
+    """Pairs with scores."""
+    return similarity(ROWS)
 
 
 @pytest.fixture
@@ -98,6 +101,21 @@ def test_mteb_scores_a_cell_as_its_vectors_say(sts, search, tmp_path: Path) -> N
     rank_N = (cosine_NN > np.diag(cosine_NN)[:, None]).sum(1)
     ndcg = float(np.where(rank_N < 10, 1 / np.log2(rank_N + 2), 0).mean())
     assert score(model, search, "ndcg_at_10") == pytest.approx(ndcg, abs=1e-5)
+
+
+@needs_real_sets
+def test_mteb_scores_real_pairs_as_scipy_does(tmp_path: Path) -> None:
+    with gzip.open(REAL / "stsb/test.jsonl.gz", "rt", encoding="utf-8") as file:
+        records = [json.loads(line) for line in islice(file, 200)]
+    rows = [(record["sentence1"], record["sentence2"], record["score"]) for record in records]
+    method, tokenizer = method_of("bert", tmp_path / "source")
+    encoder = MatryoshkaEncoder(method.model.encoder, tokenizer, Form("mean", 32, LENGTH, {}), device="cpu")
+    for layer, dim in ((3, 32), (1, 8)):
+        first, second = (encoder.encode([row[c] for row in rows], layer, dim).astype(np.float64) for c in (0, 1))
+        wanted = spearmanr((first * second).sum(1), [row[2] for row in rows]).statistic
+        found = score(MtebEncoder(encoder, "me/mine", layer, dim), similarity(rows), "cosine_spearman")
+        # two pairs of cosines that are equal to rounding may change places: each time 1.5e-6 of 200 pairs
+        assert found == pytest.approx(wanted, abs=1e-5) and abs(wanted) > 0.1
 
 
 def test_an_exported_folder_runs_as_any_model_of_sentence_transformers(sts, tmp_path: Path) -> None:
