@@ -72,6 +72,7 @@ class Run:
     num_workers: int = 0
     poison: tuple[int, float] | None = None  # (step, factor): on the last rank, its last micro-batch's loss
     divergence: dict | None = None
+    without_branch: tuple[int, tuple[int, ...]] | None = None  # (step, its micro-batches) that do not run the branch
 
     @property
     def checkpoints(self) -> Path:

@@ -55,6 +55,30 @@ def test_layers_run_twice_or_compiled(straight, strategy, layers, tmp_path: Path
         assert saved(run) == saved(straight(strategy, 2))
 
 
+EVERYWHERE, LAST_OF_EACH, SECOND_RANK = (0, 1, 2, 3), (1, 3), (2, 3)  # micro-batches; each of two ranks has two
+
+
+@pytest.mark.parametrize(
+    ("strategy", "left_out", "failing"),
+    [
+        ("zero3", EVERYWHERE, [0, 1]),
+        *(long(name, EVERYWHERE, [0, 1]) for name in STRATEGIES if name != "zero3"),
+        ("ddp", LAST_OF_EACH, [0, 1]),
+        long("ddp", (3,), [1]),
+        *(long(name, SECOND_RANK, [1]) for name in ("ddp", "zero1", "zero2")),
+    ],
+)
+def test_a_parameter_without_gradient_is_named(strategy, left_out, failing, tmp_path: Path):
+    """At the first such step, which nothing is saved of, and on the ranks where it happens."""
+    run = Run(tmp_path / "run", 2, strategy=strategy, width=24, without_branch=(8, left_out))
+    assert start(run) == [1, 1]
+    last = " in the last micro-batch" if left_out in (LAST_OF_EACH, (3,)) else ""
+    message = f"RuntimeError: 2 trainable parameters got no gradient{last}: model.branch.weight, model.branch.bias; "
+    told = [message in (run.folder / f"out_{rank}.txt").read_text() for rank in (0, 1)]
+    assert told == [rank in failing for rank in (0, 1)], output(run)
+    assert resume(run).name == "step_00000004"
+
+
 def manifest(run: Run) -> dict:
     return read_manifest(resume(run))
 
