@@ -16,13 +16,14 @@ long = partial(pytest.param, marks=pytest.mark.matrix)  # for make test-matrix
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """Undisturbed runs by strategy and number of ranks, each made once."""
+    """Undisturbed runs by strategy, number of ranks and other options, each made once."""
     made, folder = {}, tmp_path_factory.mktemp("straight")
 
-    def get(strategy: str, ranks: int) -> Run:
-        if (strategy, ranks) not in made:
-            made[strategy, ranks] = finished(Run(folder / f"{strategy}{ranks}", ranks, strategy=strategy, width=24))
-        return made[strategy, ranks]
+    def get(strategy: str, ranks: int, **options) -> Run:
+        key = (strategy, ranks, *sorted(options.items()))
+        if key not in made:
+            made[key] = finished(Run(folder / str(len(made)), ranks, strategy=strategy, width=24, **options))
+        return made[key]
 
     return get
 
@@ -44,6 +45,14 @@ def killed(run: Run, point: str, after: int, rank: int) -> Run:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_as_one_process(straight, strategy, ranks):
     assert_same(straight(strategy, ranks), straight("single", 1))
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", *map(long, [name for name in STRATEGIES if name != "fsdp"])])
+def test_as_one_process_without_dropout(straight, strategy):
+    plain = {"dropout": 0.0, "max_steps": 20}
+    assert_same(straight(strategy, 2, **plain), straight("single", 1, **plain))
+    one, other = (logged(straight("single", 1, **options))[1]["train/loss"] for options in (plain, {}))
+    assert one != other, "dropout is on in the other runs"
 
 
 @pytest.mark.parametrize("layers", [(True, False), (False, True), (True, True)], ids=["twice", "compiled", "both"])
