@@ -117,7 +117,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_on_all_ranks(strategy, tmp_p
     assert kept == ["rank_00000.pt", "rank_00001.pt"] and resume(run).name == "step_00000004"
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", long("single"), long("zero2")])
+@pytest.mark.parametrize("strategy", ["fsdp", *map(long, ["single", *(name for name in STRATEGIES if name != "fsdp")])])
 def test_a_loss_that_jumps_is_rolled_back(strategy, tmp_path: Path):
     options = {"width": 24, "max_steps": 32, "poison": (26, 1e4)}
     divergence = {"policy": "rollback", "spike_factor": 10.0}
@@ -125,3 +125,20 @@ def test_a_loss_that_jumps_is_rolled_back(strategy, tmp_path: Path):
     finished(run)
     assert "step 26: the loss jumped to" in output(run)
     assert manifest(run)["skipped_steps"] == [25, 26, 27], "back to step 24, found after step 27"
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_loss_that_jumps_ends_the_run_or_is_taken_back(policy, tmp_path: Path):
+    """Its update has been made when it is found, so that it cannot be skipped as a gradient is."""
+    divergence = {"policy": policy, "spike_factor": 10.0}
+    options = {"width": 24, "max_steps": 32, "poison": (26, 1e4), "divergence": divergence}
+    run = Run(tmp_path / "run", 2, strategy="ddp", **options)
+    assert start(run) == ([1, 1] if policy == "stop" else [0, 0]), output(run)
+    kept = sorted(path.name for path in (run.folder / "diverged" / "step_00000026").iterdir())
+    assert kept == ["rank_00000.pt", "rank_00001.pt"]
+    if policy == "stop":
+        assert output(run).count("Diverged: step 26: the loss jumped to") == 2
+        assert resume(run).name == "step_00000024"
+    else:
+        assert "going on with the weights of step_00000024" in output(run)
+        assert manifest(run)["skipped_steps"] == [25, 26, 27]
