@@ -149,7 +149,7 @@ class Method(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """Build the optimizer; its learning rates are set at every step, so there is no scheduler with a state."""
-        self._watch = GradientWatch(self)
+        self.watch = GradientWatch(self)
         self.rate = schedule(self.schedule_name, self.warmup_steps, self.trainer.max_steps)
         return build_optimizer(self.optimizer_name, self.decay_groups(), self.learning_rate, self.adam_epsilon)
 
@@ -246,7 +246,6 @@ class Method(LightningModule):
     def _update(self, totals: Totals | None, micro_batches: list[TextBatch]) -> None:
         optimizer = self.optimizers()
         set_rates(optimizer, self.rate(self.trainer.global_step))
-        self._watch.check()
         rate = optimizer.param_groups[0]["lr"]
         norm = update(self, optimizer, self.clip_norm)
         self._norms.append((self.trainer.global_step, Late(norm), micro_batches))

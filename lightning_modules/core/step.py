@@ -3,6 +3,7 @@
 DeepSpeed is tested for before DDP, because its strategy is a DDPStrategy to Python.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -20,17 +21,21 @@ def passes(module: LightningModule, count: int) -> Iterator[list[AbstractContext
     """Yield one context for each of `count` forward and backward passes of a step; ranks exchange gradients once.
 
     Raises:
+        RuntimeError: a parameter got no gradient.
         TypeError: a strategy whose gradients this function does not know how to gather.
     """
     strategy = module.trainer.strategy
     if isinstance(strategy, DeepSpeedStrategy):
         with _coalesced(strategy.model) if count > 1 else nullcontext():
             yield [nullcontext()] * count
+            module.watch.check()  # before the exchange: a rank that has fewer to give would not meet the others in it
     elif isinstance(strategy, ModelParallelStrategy):
         yield [_synchronised(module, index + 1 == count) for index in range(count)]
+        module.watch.check()
     elif isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
         waits = strategy.model.no_sync if isinstance(strategy.model, DistributedDataParallel) else nullcontext
         yield [*(waits() for _ in range(count - 1)), nullcontext()]
+        module.watch.check()
     else:
         raise TypeError(f"{type(strategy).__name__} is not supported: several backward passes need a rule of its own")
 
@@ -81,10 +86,12 @@ class GradientWatch:
     """Requires that every step gives every trainable parameter a gradient.
 
     Strategies differ in what they do without one (skip, decay, or on ZeRO-3 repeat the gradient of the step before), so
-    a branch that was not drawn must be run with weight zero.
+    a branch that was not drawn must be run with weight zero. DDP needs them all in the last micro-batch, in whose
+    backward pass it averages: of a bucket that lacks one it leaves every gradient as it is on each rank.
     """
 
     def __init__(self, module: LightningModule) -> None:
+        self.strategy = module.trainer.strategy
         self.parameters = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         self.seen: set[str] | None = None
         if isinstance(module.trainer.strategy, DeepSpeedStrategy):  # takes the gradients away as soon as they are there
@@ -105,13 +112,29 @@ class GradientWatch:
         if self.seen is not None:
             self.seen.clear()
         if missing:
-            named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            raise RuntimeError(
-                f"{len(missing)} trainable parameters got no gradient: {named}; run their branch with weight zero, "
-                "or freeze them with requires_grad_(False)"
-            )
+            raise _without(missing, "")
+        if isinstance(model := self.strategy.model, DistributedDataParallel):
+            self._check_averaged(model)
+
+    def _check_averaged(self, model: DistributedDataParallel) -> None:
+        try:
+            model.reducer._rebuild_buckets()  # looks at this first, and has nothing to rebuild any more
+        except RuntimeError as error:
+            found = re.search(r"indices which did not receive grad for rank \d+: ([\d ]+)", str(error))
+            if found is None:
+                raise
+            missing = [self.parameters[int(index)][0] for index in found[1].split()]
+            raise _without(missing, " in the last micro-batch") from None
 
     def _missing(self) -> Iterable[str]:
         if self.seen is None:
             return (name for name, parameter in self.parameters if parameter.grad is None)
         return (name for name, _ in self.parameters if name not in self.seen)
+
+
+def _without(names: list[str], where: str) -> RuntimeError:
+    named = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return RuntimeError(
+        f"{len(names)} trainable parameters got no gradient{where}: {named}; run their branch with weight zero, "
+        "or freeze them with requires_grad_(False)"
+    )

@@ -74,6 +74,7 @@ class Run:
     poison: tuple[int, float] | None = None  # (step, factor): on the last rank, its last micro-batch's loss
     divergence: dict | None = None
     best_at: float = 8.0  # step whose validation is best
+    without_branch: tuple[int, tuple[int, ...]] | None = None  # (step, its micro-batches) that do not run the branch
 
     @property
     def checkpoints(self) -> Path:

@@ -33,6 +33,7 @@ from tests.multiproc import checkpoint_toy
 from tests.multiproc.checkpoint_toy import LENGTH, ROWS, VOCABULARY, Run
 
 MICRO_BATCHES = 4
+LAST = MICRO_BATCHES - 1
 STRATEGIES = {
     "ddp": partial(ddp, "gloo", 60.0),
     "zero1": partial(zero1, "gloo", 60.0),
@@ -56,11 +57,13 @@ class Networks(nn.Module):
         self.score = nn.Linear(width, 1)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens_BL: Tensor, uses_branch: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens_BL: Tensor, weight: float | None) -> tuple[Tensor, Tensor]:
         hidden_BLD = self.frozen(self.embed(tokens_BL))
         for layer in self.layers:
             hidden_BLD = hidden_BLD + self.dropout(torch.tanh(layer(hidden_BLD)))
-        hidden_BLD = self.norm(hidden_BLD + float(uses_branch) * self.branch(hidden_BLD))
+        if weight is not None:
+            hidden_BLD = hidden_BLD + weight * self.branch(hidden_BLD)
+        hidden_BLD = self.norm(hidden_BLD)
         return self.head(hidden_BLD), self.score(hidden_BLD)[..., 0]
 
 
@@ -82,14 +85,24 @@ class Toy(Method):
 
     def objective(self, batch: dict, key: int, measures: bool) -> LossTerms:
         tokens_BL = batch["tokens_BL"]
-        logits_BLV, score_BL = map(widened, self.model(tokens_BL[:, :-1], self.trainer.global_step % 2 == 0))
+        logits_BLV, score_BL = map(widened, self.model(tokens_BL[:, :-1], self._weight(batch)))
         following, counts = tokens_BL[:, 1:], self.target_counts(batch)
         following_loss = F.cross_entropy(logits_BLV.flatten(0, 1), following.flatten(), reduction="sum")
         third_loss = (((score_BL - 1) ** 2) * (following % 3 == 0)).sum()
-        if self.run.poison is not None and (self.trainer.global_step + 1, batch["last"]) == (self.run.poison[0], True):
+        if self.run.poison is not None and (self.trainer.global_step + 1, batch["number"]) == (
+            self.run.poison[0],
+            LAST,
+        ):
             following_loss = following_loss * self.run.poison[1]
         terms = {"next": Term(following_loss, counts["next"]), "third": Term(third_loss, counts["third"], 3.0)}
         return LossTerms(terms, {"third_score": (score_BL * (following % 3 == 0)).sum().detach()})
+
+    def _weight(self, batch: dict) -> float | None:
+        """Return how much of the branch is used; at a step of the run's choice it is not even run."""
+        step, micro_batches = self.run.without_branch or (0, ())
+        if (self.trainer.global_step + 1, batch["number"] in micro_batches) == (step, True):
+            return None
+        return float(self.trainer.global_step % 2 == 0)
 
     def log_values(self, values: dict[str, float]) -> None:
         self.seen += torch.tensor([1.0, float(self.trainer.global_step)])
@@ -111,7 +124,7 @@ class Batches(Dataset):
             {
                 "tokens_BL": piece,
                 "thirds": int((piece[:, 1:] % 3 == 0).sum()),
-                "last": self.rank * self.own + index == MICRO_BATCHES - 1,
+                "number": self.rank * self.own + index,
                 "position": place + index * (ROWS // MICRO_BATCHES),
             }
             for index, piece in enumerate(pieces)

@@ -29,14 +29,15 @@ def words(strategy: str, ranks: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Undisturbed runs by strategy and number of ranks, each made once."""
+    """Undisturbed runs by strategy, number of ranks and other words, each made once."""
     made, folder = {}, tmp_path_factory.mktemp("runs")
 
-    def get(strategy: str, ranks: int):
-        if (strategy, ranks) not in made:
-            made[strategy, ranks] = folder / f"{strategy}-{ranks}"
-            launch(*words(strategy, ranks), f"--run.dir={made[strategy, ranks]}")
-        return made[strategy, ranks]
+    def get(strategy: str, ranks: int, *more: str):
+        key = (strategy, ranks, *more)
+        if key not in made:
+            made[key] = folder / str(len(made))
+            launch(*words(strategy, ranks), *more, f"--run.dir={made[key]}")
+        return made[key]
 
     return get
 
@@ -70,6 +71,13 @@ def test_deepspeed_runs_where_the_trainer_says(monkeypatch, tmp_path):
     monkeypatch.setenv("DS_ACCELERATOR", "cuda")  # what it finds by itself on a machine with GPUs
     launch(*words("zero2", 1), "--trainer.accelerator=cpu", "--trainer.max_steps=2", f"--run.dir={tmp_path}")
     assert [line["step"] for line in metrics(tmp_path)] == [1, 2]
+
+
+def test_two_processes_train_as_one_without_dropout(runs):
+    plain = ("--model.dropout=0", "--model.attention_dropout=0", "--callbacks.validation=null")
+    ours, theirs = runs("fsdp", 2, *plain), runs("single", 1, *plain)
+    assert_same_training(ours, theirs, 1e-5)
+    assert metrics(theirs)[0]["train/loss"] != metrics(runs("single", 1))[0]["train/loss"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -16,13 +16,14 @@ long = partial(pytest.param, marks=pytest.mark.matrix)  # for make test-matrix
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """Undisturbed runs by strategy and number of ranks, each made once."""
+    """Undisturbed runs by strategy, number of ranks and other options, each made once."""
     made, folder = {}, tmp_path_factory.mktemp("straight")
 
-    def get(strategy: str, ranks: int) -> Run:
-        if (strategy, ranks) not in made:
-            made[strategy, ranks] = finished(Run(folder / f"{strategy}{ranks}", ranks, strategy=strategy, width=24))
-        return made[strategy, ranks]
+    def get(strategy: str, ranks: int, **options) -> Run:
+        key = (strategy, ranks, *sorted(options.items()))
+        if key not in made:
+            made[key] = finished(Run(folder / str(len(made)), ranks, strategy=strategy, width=24, **options))
+        return made[key]
 
     return get
 
@@ -46,6 +47,14 @@ def test_as_one_process(straight, strategy, ranks):
     assert_same(straight(strategy, ranks), straight("single", 1))
 
 
+@pytest.mark.parametrize("strategy", ["fsdp", *map(long, [name for name in STRATEGIES if name != "fsdp"])])
+def test_as_one_process_without_dropout(straight, strategy):
+    plain = {"dropout": 0.0, "max_steps": 20}
+    assert_same(straight(strategy, 2, **plain), straight("single", 1, **plain))
+    one, other = (logged(straight("single", 1, **options))[1]["train/loss"] for options in (plain, {}))
+    assert one != other, "dropout is on in the other runs"
+
+
 @pytest.mark.parametrize("layers", [(True, False), (False, True), (True, True)], ids=["twice", "compiled", "both"])
 @pytest.mark.parametrize("strategy", [*map(long, STRATEGIES)])
 def test_layers_run_twice_or_compiled(straight, strategy, layers, tmp_path: Path):
@@ -53,6 +62,30 @@ def test_layers_run_twice_or_compiled(straight, strategy, layers, tmp_path: Path
     assert_same(run, straight("single", 1))
     if layers == (True, False):  # the very same operations
         assert saved(run) == saved(straight(strategy, 2))
+
+
+EVERYWHERE, LAST_OF_EACH, SECOND_RANK = (0, 1, 2, 3), (1, 3), (2, 3)  # micro-batches; each of two ranks has two
+
+
+@pytest.mark.parametrize(
+    ("strategy", "left_out", "failing"),
+    [
+        ("zero3", EVERYWHERE, [0, 1]),
+        *(long(name, EVERYWHERE, [0, 1]) for name in STRATEGIES if name != "zero3"),
+        ("ddp", LAST_OF_EACH, [0, 1]),
+        long("ddp", (3,), [1]),
+        *(long(name, SECOND_RANK, [1]) for name in ("ddp", "zero1", "zero2")),
+    ],
+)
+def test_a_parameter_without_gradient_is_named(strategy, left_out, failing, tmp_path: Path):
+    """At the first such step, which nothing is saved of, and on the ranks where it happens."""
+    run = Run(tmp_path / "run", 2, strategy=strategy, width=24, without_branch=(8, left_out))
+    assert start(run) == [1, 1]
+    last = " in the last micro-batch" if left_out in (LAST_OF_EACH, (3,)) else ""
+    message = f"RuntimeError: 2 trainable parameters got no gradient{last}: model.branch.weight, model.branch.bias; "
+    told = [message in (run.folder / f"out_{rank}.txt").read_text() for rank in (0, 1)]
+    assert told == [rank in failing for rank in (0, 1)], output(run)
+    assert resume(run).name == "step_00000004"
 
 
 def manifest(run: Run) -> dict:
@@ -84,7 +117,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_on_all_ranks(strategy, tmp_p
     assert kept == ["rank_00000.pt", "rank_00001.pt"] and resume(run).name == "step_00000004"
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", long("single"), long("zero2")])
+@pytest.mark.parametrize("strategy", ["fsdp", *map(long, ["single", *(name for name in STRATEGIES if name != "fsdp")])])
 def test_a_loss_that_jumps_is_rolled_back(strategy, tmp_path: Path):
     options = {"width": 24, "max_steps": 32, "poison": (26, 1e4)}
     divergence = {"policy": "rollback", "spike_factor": 10.0}
@@ -92,3 +125,20 @@ def test_a_loss_that_jumps_is_rolled_back(strategy, tmp_path: Path):
     finished(run)
     assert "step 26: the loss jumped to" in output(run)
     assert manifest(run)["skipped_steps"] == [25, 26, 27], "back to step 24, found after step 27"
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_loss_that_jumps_ends_the_run_or_is_taken_back(policy, tmp_path: Path):
+    """Its update has been made when it is found, so that it cannot be skipped as a gradient is."""
+    divergence = {"policy": policy, "spike_factor": 10.0}
+    options = {"width": 24, "max_steps": 32, "poison": (26, 1e4), "divergence": divergence}
+    run = Run(tmp_path / "run", 2, strategy="ddp", **options)
+    assert start(run) == ([1, 1] if policy == "stop" else [0, 0]), output(run)
+    kept = sorted(path.name for path in (run.folder / "diverged" / "step_00000026").iterdir())
+    assert kept == ["rank_00000.pt", "rank_00001.pt"]
+    if policy == "stop":
+        assert output(run).count("Diverged: step 26: the loss jumped to") == 2
+        assert resume(run).name == "step_00000024"
+    else:
+        assert "going on with the weights of step_00000024" in output(run)
+        assert manifest(run)["skipped_steps"] == [25, 26, 27]
