@@ -15,6 +15,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from datamodules.core.batches import flat_layout
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.publish import set_aside
 from lightning_modules.core.checkpoint.verify import newest_complete
@@ -117,11 +118,23 @@ def _roll_back(module: LightningModule, step: int, what: str, before: int) -> Pa
 
 
 def _dump(module: LightningModule, step: int, batches: list) -> Path:
-    """Keep the micro-batches of a step, one file a rank; with the checkpoint before it they make the step again."""
+    """Keep the micro-batches of a step, one file a rank, for `read_dump`.
+
+    With the checkpoint of the step just before it they make the step again. A run that goes on finds a loss which had
+    not been looked at when it was saved, and has no batches of it.
+    """
     folder = Path(module.trainer.default_root_dir) / "diverged" / f"step_{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"step": step, "batches": plain(batches, "batches")}, folder / f"rank_{module.global_rank:05d}.pt")
+    file = folder / f"rank_{module.global_rank:05d}.pt"
+    torch.save({"step": step, "batches": plain(batches, "batches")}, file)
     return folder
+
+
+def read_dump(file: Path) -> list[dict]:
+    """Return the micro-batches of a rank as the method got them, from RUN/diverged/step_X/rank_Y.pt."""
+    batches = torch.load(file, weights_only=True)["batches"]
+    # a layout is more than tensors and lists, which is all that the file may hold; the lengths say the same
+    return [{**batch, "layout": flat_layout(batch["lens"])} if "layout" in batch else batch for batch in batches]
 
 
 def _samples(batches: list) -> list[int]:
