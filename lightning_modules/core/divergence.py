@@ -126,7 +126,8 @@ def _dump(module: LightningModule, step: int, batches: list) -> Path:
     folder = Path(module.trainer.default_root_dir) / "diverged" / f"step_{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"rank_{module.global_rank:05d}.pt"
-    torch.save({"step": step, "batches": plain(batches, "batches")}, file)
+    if batches or not file.exists():  # what the run that was stopped has kept is more than nothing
+        torch.save({"step": step, "batches": plain(batches, "batches")}, file)
     return folder
 
 
