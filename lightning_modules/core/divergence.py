@@ -109,7 +109,8 @@ def _roll_back(module: LightningModule, step: int, what: str, before: int) -> Pa
     try:
         folder = strategy.on_rank_zero(lambda: newest_complete(checkpoints, before))
         if folder is None:
-            raise CheckpointError(f"{checkpoints}: holds none of a step before {before}; keep_last of 2 keeps one")
+            more = "callbacks.checkpoint: save more often (every_n_steps) or keep more (keep_last: 3 is always enough)"
+            raise CheckpointError(f"{checkpoints}: holds none of a step before {before}; {more}")
         strategy.on_rank_zero(lambda: set_aside(checkpoints, int(folder.name.removeprefix("step_"))))
         strategy.load_checkpoint(folder)
     except CheckpointError as error:
