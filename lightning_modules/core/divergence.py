@@ -15,6 +15,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from datamodules.core.batches import flat_layout
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.publish import set_aside
 from lightning_modules.core.checkpoint.verify import newest_complete
@@ -109,7 +110,8 @@ def _roll_back(module: LightningModule, step: int, what: str, before: int) -> Pa
     try:
         folder = strategy.on_rank_zero(lambda: newest_complete(checkpoints, before))
         if folder is None:
-            raise CheckpointError(f"{checkpoints}: holds none of a step before {before}; keep_last of 2 keeps one")
+            more = "callbacks.checkpoint: save more often (every_n_steps) or keep more (keep_last: 3 is always enough)"
+            raise CheckpointError(f"{checkpoints}: holds none of a step before {before}; {more}")
         strategy.on_rank_zero(lambda: set_aside(checkpoints, int(folder.name.removeprefix("step_"))))
         strategy.load_checkpoint(folder)
         for callback in module.trainer.callbacks:  # checkpoints that were set aside may be remembered as the best
@@ -120,11 +122,24 @@ def _roll_back(module: LightningModule, step: int, what: str, before: int) -> Pa
 
 
 def _dump(module: LightningModule, step: int, batches: list) -> Path:
-    """Keep the micro-batches of a step, one file a rank; with the checkpoint before it they make the step again."""
+    """Keep the micro-batches of a step, one file a rank, for `read_dump`.
+
+    With the checkpoint of the step just before it they make the step again. A run that goes on finds a loss which had
+    not been looked at when it was saved, and has no batches of it.
+    """
     folder = Path(module.trainer.default_root_dir) / "diverged" / f"step_{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"step": step, "batches": plain(batches, "batches")}, folder / f"rank_{module.global_rank:05d}.pt")
+    file = folder / f"rank_{module.global_rank:05d}.pt"
+    if batches or not file.exists():  # what the run that was stopped has kept is more than nothing
+        torch.save({"step": step, "batches": plain(batches, "batches")}, file)
     return folder
+
+
+def read_dump(file: Path) -> list[dict]:
+    """Return the micro-batches of a rank as the method got them, from RUN/diverged/step_X/rank_Y.pt."""
+    batches = torch.load(file, weights_only=True)["batches"]
+    # a layout is more than tensors and lists, which is all that the file may hold; the lengths say the same
+    return [{**batch, "layout": flat_layout(batch["lens"])} if "layout" in batch else batch for batch in batches]
 
 
 def _samples(batches: list) -> list[int]:

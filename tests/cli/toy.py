@@ -170,6 +170,17 @@ class Unfinished(Callback):
         torch.distributed.group.WORLD.allgather(gathered, torch.ones(1))
 
 
+class Poison(Callback):
+    """Make the gradient of the last rank no number at one step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
+        if (trainer.global_step + 1, trainer.global_rank + 1) == (self.step, trainer.world_size):
+            loss.register_hook(lambda slope: slope * float("nan"))
+
+
 class Silent(Callback):
     """A callback without options."""
 

@@ -33,7 +33,6 @@ from tests.multiproc import checkpoint_toy
 from tests.multiproc.checkpoint_toy import LENGTH, ROWS, VOCABULARY, Run
 
 MICRO_BATCHES = 4
-LAST = MICRO_BATCHES - 1
 STRATEGIES = {
     "ddp": partial(ddp, "gloo", 60.0),
     "zero1": partial(zero1, "gloo", 60.0),
@@ -89,11 +88,9 @@ class Toy(Method):
         following, counts = tokens_BL[:, 1:], self.target_counts(batch)
         following_loss = F.cross_entropy(logits_BLV.flatten(0, 1), following.flatten(), reduction="sum")
         third_loss = (((score_BL - 1) ** 2) * (following % 3 == 0)).sum()
-        if self.run.poison is not None and (self.trainer.global_step + 1, batch["number"]) == (
-            self.run.poison[0],
-            LAST,
-        ):
-            following_loss = following_loss * self.run.poison[1]
+        step, factor = self.run.poison or (0, 1.0)
+        if (self.trainer.global_step + 1, batch["number"]) == (step, MICRO_BATCHES - 1):
+            following_loss = following_loss * factor
         terms = {"next": Term(following_loss, counts["next"]), "third": Term(third_loss, counts["third"], 3.0)}
         return LossTerms(terms, {"third_score": (score_BL * (following % 3 == 0)).sum().detach()})
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_modules.core.checkpoint.verify import read_manifest
+from lightning_modules.core.divergence import read_dump
 from tests.multiproc.checkpoint_toy import Run, output, resume, start
 from tests.multiproc.strategies_toy import STRATEGIES, assert_same, logged, saved, weights
 
@@ -127,18 +128,26 @@ def test_a_loss_that_jumps_is_rolled_back(strategy, tmp_path: Path):
     assert manifest(run)["skipped_steps"] == [25, 26, 27], "back to step 24, found after step 27"
 
 
-@pytest.mark.parametrize("policy", ["stop", "skip"])
-def test_a_loss_that_jumps_ends_the_run_or_is_taken_back(policy, tmp_path: Path):
-    """Its update has been made when it is found, so that it cannot be skipped as a gradient is."""
+def jumping(folder: Path, policy: str, every_n_steps: int) -> Run:
     divergence = {"policy": policy, "spike_factor": 10.0}
-    options = {"width": 24, "max_steps": 32, "poison": (26, 1e4), "divergence": divergence}
-    run = Run(tmp_path / "run", 2, strategy="ddp", **options)
-    assert start(run) == ([1, 1] if policy == "stop" else [0, 0]), output(run)
-    kept = sorted(path.name for path in (run.folder / "diverged" / "step_00000026").iterdir())
-    assert kept == ["rank_00000.pt", "rank_00001.pt"]
-    if policy == "stop":
-        assert output(run).count("Diverged: step 26: the loss jumped to") == 2
-        assert resume(run).name == "step_00000024"
-    else:
-        assert "going on with the weights of step_00000024" in output(run)
-        assert manifest(run)["skipped_steps"] == [25, 26, 27]
+    options = {"width": 24, "max_steps": 32, "poison": (26, 1e4), "every_n_steps": every_n_steps}
+    return Run(folder / "run", 2, strategy="ddp", divergence=divergence, **options)
+
+
+def test_a_loss_that_jumps_is_taken_back_by_skip_too(tmp_path: Path):
+    """Its update has been made when it is found, so that it cannot be skipped as a gradient is."""
+    run = finished(jumping(tmp_path, "skip", 4))
+    assert "step 26: the loss jumped to" in output(run) and "the weights of step_00000024" in output(run)
+    assert manifest(run)["skipped_steps"] == [25, 26, 27]
+
+
+def test_a_loss_that_jumps_ends_the_run(tmp_path: Path):
+    """Again from what was saved before it was found: a run that goes on knows the loss, but not what it was of."""
+    run = jumping(tmp_path, "stop", 1)
+    for times in (1, 2):
+        assert start(run) == [1, 1] and resume(run).name == "step_00000027"
+        assert output(run).count("Diverged: step 26: the loss jumped to") == 2 * times
+        for rank in range(2):
+            kept = read_dump(run.folder / "diverged" / "step_00000026" / f"rank_{rank:05d}.pt")
+            assert [batch["number"] for batch in kept] == [2 * rank, 2 * rank + 1]
+        run = dataclasses.replace(run, resume=resume(run))
