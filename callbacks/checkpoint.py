@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,6 +117,7 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
         """Let `best` say what the restored state says."""
         self._saved_step = trainer.global_step
         trainer.strategy.check_savable()
+        self._require_metric(pl_module.value_names("val") if isinstance(pl_module, Method) else None)
         later = trainer.strategy.on_rank_zero(lambda: set_aside(self._checkpoints, trainer.global_step))
         if later and trainer.is_global_zero:
             named = ", ".join(map(str, later))
@@ -135,7 +137,8 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
             trainer.strategy.check_savable()
             self._checked = True
         step = trainer.global_step
-        self._require_metric(trainer)
+        validation = self._validation(trainer)
+        self._require_metric(validation.last if validation is not None else None)
         self._report(trainer, step)
         is_last = step == trainer.max_steps or trainer.should_stop
         if step % self.every_n_steps == 0 or (self.save_last and is_last):
@@ -168,10 +171,9 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
             logger.log_metrics({"perf/save_blocked_seconds": self._blocked_seconds}, step)
         self._blocked_seconds = None
 
-    def _require_metric(self, trainer: pl.Trainer) -> None:
-        """Refuse the name of a value that nobody measures, at the first validation and not at the first save."""
-        found = validation.last if self.keep_best and (validation := self._validation(trainer)) else {}
-        if found and self.keep_best.metric not in found:
+    def _require_metric(self, found: Collection[str] | None) -> None:
+        """Refuse the name of a value that nobody measures, at the first validation at the latest."""
+        if found and self.keep_best is not None and self.keep_best.metric not in found:
             known = ", ".join(sorted(found))
             raise CheckpointError(
                 f"callbacks.checkpoint.keep_best.metric: no value {self.keep_best.metric}; there are: {known}"

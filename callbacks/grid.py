@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from callbacks.checkpoint import Validated
+from lightning_modules.core.base import Method
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.publish import temporary
 from lightning_modules.matryoshka2d import grid as grids
@@ -47,14 +48,15 @@ class Grid(Callback):
         layers: Layers of the grid, 0 for the output of the embeddings; null for 1 to the last.
         dims: Widths of the grid; null for 8, 16, 32, ..., the full one, and those that are trained.
         probe_dims: Widths at which classes are probed, which takes long; null for the widest alone.
-        shown: Metrics that are drawn, as sts_mean; null for one of each kind.
+        shown: Metrics that are drawn, as sts_mean, where they are measured; null for one of each kind.
         baselines: By name what is shown beside, a CSV or the folder of a run, whose newest grid is taken; a list stands
             for models trained each at its own size, of which the largest cell is taken.
         costs: Measure in `launch test` how many texts a second each depth encodes, and count parameters; under the
             strategy single alone.
 
     Raises:
-        CheckpointError: the model has no grid, a baseline has none, or a metric to be shown is not measured.
+        CheckpointError: the model has no grid, a baseline has none, or a metric to be shown will not be measured in the
+            validation.
     """
 
     def __init__(
@@ -86,6 +88,14 @@ class Grid(Callback):
             for left in self.folder.glob(f".{self.prefix}step_*.tmp"):  # by a process that was killed
                 left.unlink(missing_ok=True)
 
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Refuse metrics that will not be measured."""
+        known = module.value_names("val") if isinstance(module, Method) else None
+        for name in self.shown or () if known else ():
+            if f"val/{name}" not in known:
+                there = ", ".join(sorted(value.removeprefix("val/") for value in known))
+                raise CheckpointError(f"callbacks.grid.shown: no metric {name}; there are {there}")
+
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
         """Show the grid of this step, if the validation has just measured one."""
         newest = (callback.last_step for callback in trainer.callbacks if isinstance(callback, Validated))
@@ -105,9 +115,9 @@ class Grid(Callback):
         grid = module.grid
         if grid is None:
             return
-        shown = headlines(grid, self.shown)  # on all ranks: one that alone finds a mistake leaves the others waiting
         if not trainer.is_global_zero:
             return
+        shown = headlines(grid, self.shown)
         file = self.folder / f"{self.prefix}step_{step:08d}"
         write(file.with_suffix(".csv"), grids.csv_of(grid).encode())
         write(file.with_suffix(".md"), markdown(grid, shown, self.beside).encode())

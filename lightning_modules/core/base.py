@@ -316,6 +316,10 @@ class Method(LightningModule):
         values = {**self._evaluation.means(), **self.summarise(self._evaluation.statistics())}
         return {f"{prefix}/{name}": value for name, value in values.items()}
 
+    def value_names(self, prefix: str) -> set[str] | None:
+        """Name what `end_evaluation` will return, where it is known before; so a wrong name is found before a step."""
+        return None
+
     def on_validation_epoch_start(self) -> None:
         """Start `launch validate`."""
         self.start_evaluation()

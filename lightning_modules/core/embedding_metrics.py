@@ -24,15 +24,17 @@ NUM_NEIGHBOURS = 5
 UNIFORMITY_TEXTS = 1024
 CHUNK = 1 << 18  # coordinates that are widened at once: what a cache holds
 BLOCK = 1 << 22  # cosines that are held at once
+METRICS: dict[type, tuple[str, ...]] = {  # an alignment is left out where no pair belongs together
+    Sts: ("spearman", "pearson", "alignment"),
+    Retrieval: (f"ndcg@{CUTOFF}", "mrr", "recall@1", f"recall@{CUTOFF}"),
+    PairClasses: ("ap", "alignment"),
+    TextClasses: ("accuracy", "knn"),
+}
 SHORTEST = torch.finfo(torch.float64).tiny  # stands for the length of a zero vector
 
 
 def metrics_of(task: Task, vectors_MD: Tensor) -> Metrics:
-    """Return the metrics of one task at the full width, by name.
-
-    Sts: spearman, pearson, alignment. Retrieval: ndcg@10, mrr, recall@1, recall@10. PairClasses: ap, alignment.
-    TextClasses: accuracy, knn. The alignment is left out where no pair belongs together.
-    """
+    """Return the metrics of one task at the full width, by their names in METRICS."""
     width = vectors_MD.shape[1]
     return by_width(task, vectors_MD, [width], [width])[0]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.core.tasks import PairClasses, Sts, Task, TextClasses
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.embedding_metrics import (
+    METRICS,
     anisotropy,
     by_width,
     correlations,
@@ -79,6 +80,13 @@ def suite(tasks: Sequence[Task]) -> list[Part]:
     sts = [task for task in tasks if isinstance(task, Sts)]
     parts: list[Part] = [partial(_sts, sts)] if sts else []
     return [*parts, *(partial(_task, task) for task in tasks if not isinstance(task, Sts)), _texts]
+
+
+def value_names(tasks: Sequence[Task]) -> set[tuple[str, str]]:
+    """Return what is measured on these tasks, by set and metric, before anything is."""
+    own = {(task.name, metric) for task in tasks for metric in METRICS[type(task)]}
+    together = {(STS, "mean"), (STS, "pooled")} if any(isinstance(task, Sts) for task in tasks) else set()
+    return own | together | ({(TEXTS, "anisotropy"), (TEXTS, "uniformity")} if tasks else set())
 
 
 def _sts(tasks: list[Sts], vectors_MD: Tensor, dims: Sequence[int], probe_dims: Sequence[int]) -> list[Values]:

@@ -13,7 +13,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.matryoshka2d.grid import BYTES_PER_COORDINATE, Grid, Key
 
 HEADLINES = ("mean", "ndcg@10", "ap", "accuracy")  # of each set the one that is shown, unless others are asked for
@@ -35,16 +34,13 @@ class Panel(NamedTuple):
 def headlines(grid: Grid, names: Sequence[str] | None = None) -> list[Key]:
     """Return the metrics that are shown: those named `<set>_<metric>`, or one for each set, six at most.
 
-    Raises:
-        CheckpointError: a metric of that name is not measured.
+    Sets of a test may be others than those of the validation: names that are not there are left out.
     """
-    if names is None:
+    found = {f"{where}_{metric}": (where, metric) for where, metric in grid.values}
+    named = [found[name] for name in names or () if name in found]
+    if not named:
         return ([key for key in grid.values if key[1] in HEADLINES] or list(grid.values))[:MOST_SHOWN]
-    known = {f"{where}_{metric}": (where, metric) for where, metric in grid.values}
-    for name in names:
-        if name not in known:
-            raise CheckpointError(f"callbacks.grid.shown: no metric {name}; there are {', '.join(sorted(known))}")
-    return [known[name] for name in names]
+    return named
 
 
 def heat_map(grid: Grid, shown: Sequence[Key], baselines: Mapping[str, Grid] | None = None) -> Figure:

@@ -17,7 +17,7 @@ from datamodules.core.batches import PairBatch, TextBatch
 from lightning_modules.core.base import TRAIN
 from lightning_modules.core.base_loss import LossOptions
 from lightning_modules.core.checkpoint.errors import CheckpointError
-from lightning_modules.core.embedding_suite import VectorTable, check
+from lightning_modules.core.embedding_suite import VectorTable, check, value_names
 from lightning_modules.core.encoder_sources import TakesEncoder, encoder_config, load_encoder
 from lightning_modules.core.encoders import Encoder
 from lightning_modules.core.keyed import seed_generators
@@ -258,6 +258,10 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         self.grid = grid.measured(self._vectors.join(), self._cells, self._tasks, costs)
         del self._vectors, self._sample
         return {f"{prefix}/{name}": value for name, value in self.grid.largest().items()}
+
+    def value_names(self, prefix: str) -> set[str]:
+        """Name the metrics of a cell."""
+        return {f"{prefix}/{'_'.join(key)}" for key in value_names(self.trainer.datamodule.tasks(prefix))}
 
     def recall(self, run: Path) -> None:
         """Build the encoder as the run's folder says; nothing is trained then, so the fixed teacher may be gone."""
