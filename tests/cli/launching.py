@@ -33,10 +33,10 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
-def launch(*words: str, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess:
+def launch(*words: str, cwd: Path = ROOT, seconds: float = 240, **more: str) -> subprocess.CompletedProcess:
     """Run a command line to its end."""
     command = [sys.executable, "-m", "launch", *words]
-    return subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=seconds)
 
 
 def light(*words: str, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess:

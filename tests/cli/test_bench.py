@@ -74,7 +74,7 @@ def test_quick_data(tmp_path):
 @pytest.mark.matrix
 @pytest.mark.timeout(900)
 def test_quick_runtime(tmp_path):
-    done = launch("bench", "runtime", "--quick", "--out", str(tmp_path))
+    done = launch("bench", "runtime", "--quick", "--out", str(tmp_path), seconds=800)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     assert [setting["name"] for setting in results["settings"]] == ["ddp, debug", "zero3, debug"]
@@ -91,7 +91,7 @@ def test_quick_runtime(tmp_path):
 @pytest.mark.matrix
 @pytest.mark.timeout(900)
 def test_quick_matryoshka2d(tmp_path):
-    done = launch("bench", "matryoshka2d", "--quick", "--out", str(tmp_path))
+    done = launch("bench", "matryoshka2d", "--quick", "--out", str(tmp_path), seconds=800)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     names = ["fp32, 1 thread, pairs", "evaluation, 1 thread, texts", "encoding, 1 thread, texts"]

@@ -106,9 +106,10 @@ def test_mistakes_are_told_in_one_line(tmp_path):
 
 
 @pytest.mark.matrix
+@pytest.mark.timeout(900)
 def test_the_quick_claim_of_matryoshka2d(tmp_path):
     places = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
-    done = launch("claim", "matryoshka2d", "--size", "quick", *places)
+    done = launch("claim", "matryoshka2d", "--size", "quick", *places, seconds=800)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["skipped_parts"] == {"minilm": "no --data.root was given"} and results["sets"] == ["wikipedia"]
