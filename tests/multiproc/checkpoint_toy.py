@@ -12,13 +12,11 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from unittest import mock
 
 import lightning.pytorch as pl
 import torch
@@ -35,8 +33,8 @@ from launch.strategies.replicas import ddp, single
 from lightning_modules.core import stop
 from lightning_modules.core.checkpoint import publish, strategy
 from lightning_modules.core.checkpoint.verify import newest_complete, step_folder
+from tests import forked
 
-ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY, WIDTH, ROWS, LENGTH = 31, 6, 8, 5
 
 
@@ -315,19 +313,10 @@ def _ending(run: Run) -> Callable[[str], None]:
 
 def start(run: Run) -> list[int]:
     """Run all ranks to their end; when one dies, so do the others. Returns the exit codes."""
-    os.environ["PYTHONPATH"] = str(ROOT)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["tests.multiproc.checkpoint_toy", "tests.multiproc.strategies_toy", "tests.multiproc.pairs_toy"]
-    )
     run.folder.mkdir(exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    context, port = forked.server(), forked.free_port()
     processes = [context.Process(target=run_rank, args=(run, rank, port)) for rank in range(run.world_size)]
-    with mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):  # the fork server looks for GPUs once
-        for process in processes:
-            process.start()
+    forked.begin(processes)
     while any(process.is_alive() for process in processes):
         if any(process.exitcode not in (None, 0, stop.RESUMABLE) for process in processes):
             waits = run.kill is None or run.raises or run.leaves_others  # errors are raised on all

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.forked import train
 from tests.runs import kill_at_step, launch, metrics, optimizer_state, start, weights
 
 STEPS = 12
@@ -37,7 +38,7 @@ def runs(tmp_path_factory):
         key = (strategy, ranks, *flags)
         if key not in made:
             made[key] = folder / f"{len(made)}"
-            launch(*words(strategy, ranks), *flags, f"--run.dir={made[key]}")
+            train(made[key], ranks, *words(strategy, ranks)[1:], *flags)
         return made[key]
 
     return get
