@@ -78,6 +78,7 @@ def _rank(variables: dict[str, str], log: Path, words: list[str]) -> None:
     os.environ.update(variables)
     os.chdir(PROJECT)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # for loader workers, as in a run
     sys.argv[1:] = words
     sys.stdout = sys.stderr = log.open("a", buffering=1)
     leave(main(words))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.forked import train
 from tests.runs import kill_at_step, launch, metrics, optimizer_state, start, weights
 
 STEPS = 20
@@ -20,9 +21,8 @@ def runs(tmp_path_factory):
 
     def get(name: str):
         if name not in made:
-            words = [*BASE, *(TWO if "two" in name else []), *(NO_DROPOUT if "plain" in name else [])]
-            launch(*words, f"--run.dir={folder / name}")
-            made[name] = folder / name
+            made[name], ranks = folder / name, 2 if "two" in name else 1
+            train(made[name], ranks, *BASE[1:], *TWO[: 3 * (ranks - 1)], *(NO_DROPOUT if "plain" in name else []))
         return made[name]
 
     return get

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.cli.launching import json_lines, launch
+from tests.cli.launching import json_lines
+from tests.forked import train
 
 FLAGS = [
     "--config",
@@ -14,13 +15,9 @@ FLAGS = [
 ]
 
 
-@pytest.mark.matrix
 def test_two_ranks_measure_what_one_does(tmp_path):
-    one = launch("fit", *FLAGS, "--run.dir", str(tmp_path / "one"))
-    assert one.returncode == 0, one.stderr
-    ranks = ["--config", "configs/strategy/ddp.yaml", "--trainer.devices", "2"]
-    two = launch("fit", *FLAGS, *ranks, "--run.dir", str(tmp_path / "two"))
-    assert two.returncode == 0, two.stderr
+    train(tmp_path / "one", 1, *FLAGS)
+    train(tmp_path / "two", 2, *FLAGS, "--config", "configs/strategy/ddp.yaml", "--trainer.devices", "2")
     single, double = (json_lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert [line["step"] for line in double] == [line["step"] for line in single] == list(range(1, 9))
     measured = {"val/accuracy", "val/mcc", "val/f1", "val/classification_loss"}

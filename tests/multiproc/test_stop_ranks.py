@@ -12,6 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.corpora import texts, txt
+from tests.forked import train
 from tests.runs import kill, launch, metrics, optimizer_state, start, weights
 
 STEPS = 20
@@ -74,7 +75,7 @@ def straight(tmp_path_factory):
         key = (strategy, ranks, *more)
         if key not in made:
             made[key] = folder / str(len(made))
-            launch(*words(strategy, ranks, made[key], *more))
+            train(made[key], ranks, *words(strategy, ranks, made[key], *more)[1:])
         return made[key]
 
     return get

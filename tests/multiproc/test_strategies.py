@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from tests.forked import train
 from tests.runs import kill_at_step, launch, metrics, optimizer_state, start, weights
 
 pytestmark = pytest.mark.matrix
@@ -36,7 +37,7 @@ def runs(tmp_path_factory):
         key = (strategy, ranks, *more)
         if key not in made:
             made[key] = folder / str(len(made))
-            launch(*words(strategy, ranks), *more, f"--run.dir={made[key]}")
+            train(made[key], ranks, *words(strategy, ranks)[1:], *more)
         return made[key]
 
     return get

@@ -9,8 +9,8 @@ from launch.config.resolved import resolve
 from launch.planning.scale import options_of, weights_of
 from launch.planning.sizes import build
 from launch.planning.traffic import CALLS, GATHER, REDUCE, SCATTER, Step
+from tests.forked import train
 from tests.multiproc.count_calls import FILE
-from tests.runs import launch
 
 NAMES = {"allreduce": REDUCE, "all_reduce": REDUCE, "allgather_base": GATHER, "reduce_scatter_base": SCATTER}
 SMALL = 1024  # bytes of sums that are left out: counts of targets, votes, norms, flags
@@ -40,7 +40,7 @@ def test_a_step_moves_what_was_computed(strategy, ranks, passes, precision, tmp_
     words = [*CONFIG, "--config", f"configs/strategy/{strategy}.yaml", f"--trainer.devices={ranks}"]
     words += [f"--trainer.precision={precision}", f"--data.micro_batch_size={8 // ranks // passes}"]
     words += ["--strategy.persistence_threshold=1000"] if strategy == "zero3" else []
-    launch("fit", *words, *QUIET, *COUNT, "--trainer.max_steps=6", f"--run.dir={tmp_path}")
+    train(tmp_path, ranks, *words, *QUIET, *COUNT, "--trainer.max_steps=6")
     steps = [json.loads((tmp_path / FILE.format(rank=rank)).read_text()) for rank in range(ranks)]
     assert all(steps[0] == of_a_rank for of_a_rank in steps), "every rank makes the same calls"
     assert steps[0][0] == steps[0][1] == steps[0][2], "and in every step"

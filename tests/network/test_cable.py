@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.forked import train
 from tests.network.hosts import Hosts, wait_for_step
-from tests.runs import launch, metrics, optimizer_state
+from tests.runs import metrics, optimizer_state
 
 SLOW = ["--callbacks.slow.class=tests.network.slow.Slow", "--callbacks.slow.seconds=0.1"]
 TOY = ["fit", "--config", "tests/cli/toy.yaml", "--data.micro_batch_size=2", *SLOW]
@@ -60,7 +61,7 @@ def test_a_cable_that_stays_out_ends_a_run_that_then_goes_on(hosts: Hosts, tmp_p
 @pytest.mark.parametrize("strategy", ["ddp", "zero2"])
 def test_two_hosts_train_as_one_process_whatever_happens_to_the_cable(strategy, tmp_path_factory, hosts: Hosts):
     folder = tmp_path_factory.mktemp("runs")
-    launch(*ELECTRA, f"--run.dir={folder / 'one'}")
+    train(folder / "one", 1, *ELECTRA[1:])
     options = [*ELECTRA, "--config", f"configs/strategy/{strategy}.yaml", *TWO, "--strategy.timeout_seconds=20"]
     assert_ended_well(hosts.both(*options, f"--run.dir={folder / 'two'}"))
     for ours, theirs in zip(metrics(folder / "one"), metrics(folder / "two"), strict=True):
