@@ -22,6 +22,7 @@ PRELOAD = [
     *("tests.multiproc.checkpoint_toy", "tests.multiproc.strategies_toy", "tests.multiproc.pairs_toy"),
     *("launch.fit", "datamodules.text", "datamodules.pairs", "lightning_modules.electra.module"),
     *("lightning_modules.matryoshka2d.module", "callbacks.grid", "callbacks.throughput", "callbacks.progress"),
+    *("torch.distributed.fsdp", "tests.frozen"),
 ]
 
 

@@ -1,5 +1,6 @@
 """DeepSpeed's ZeRO: optimizer state, gradients and weights in pieces over the ranks."""
 
+import importlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -148,9 +149,24 @@ class SlicedZero(SlicedCheckpoint, DeepSpeedStrategy):
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         groups = optimizer.param_groups if optimizer is not None else []
         self.group_names = [[names[id(p)] for p in group["params"]] for group in groups]
+        import_muon()
         engine, optimizer = super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
         require_internals(engine, "engine")
         return engine, optimizer
+
+
+def import_muon() -> None:
+    """Import the optimizer Muon, as the engine does at its start, but without torch's compiler, which takes seconds.
+
+    Muon cannot be chosen here; the engine looks whether it was.
+    """
+    from deepspeed.runtime import compiler
+
+    compiles, compiler.compile = compiler.compile, lambda: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compiles
 
 
 def zero1(
