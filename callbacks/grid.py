@@ -90,11 +90,11 @@ class Grid(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse metrics that will not be measured."""
-        known = module.value_names("val") if isinstance(module, Method) else None
-        for name in self.shown or () if known else ():
-            if f"val/{name}" not in known:
-                there = ", ".join(sorted(value.removeprefix("val/") for value in known))
-                raise CheckpointError(f"callbacks.grid.shown: no metric {name}; there are {there}")
+        values = module.value_names("val") if isinstance(module, Method) else None
+        known = {value.removeprefix("val/") for value in values or ()}
+        wrong = [name for name in self.shown or () if name not in known]
+        if known and wrong:
+            raise CheckpointError(f"callbacks.grid.shown: no metric {wrong[0]}; there are {', '.join(sorted(known))}")
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
         """Show the grid of this step, if the validation has just measured one."""
@@ -113,9 +113,7 @@ class Grid(Callback):
     def show(self, trainer: Trainer, module: Gridded, step: int) -> None:
         """Write the newest grid of the model, and log it; rank 0 alone."""
         grid = module.grid
-        if grid is None:
-            return
-        if not trainer.is_global_zero:
+        if grid is None or not trainer.is_global_zero:
             return
         shown = headlines(grid, self.shown)
         file = self.folder / f"{self.prefix}step_{step:08d}"
