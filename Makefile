@@ -1,7 +1,8 @@
 # make env    the environment in .venv; does nothing the second time
 # make demo   environment, then ELECTRA on real text: train, test, export
 # make test   environment, then the tests
-# make test-matrix   the long rest: every strategy, stopped and moved, with the product itself: up to an hour on two cores
+# make test-matrix   every strategy, stopped in every way, on other ranks, moved to another: up to an hour on two cores
+# make test-slow     two hosts and a cable that is pulled, measured memory, quick claims and benches: 40 minutes
 # make test-slurm    a real SLURM of two nodes on this machine; installs it (apt) where it may: five minutes
 # make lint   format and lint checks
 # make gpu    GPU tests and a short bench card, with PYTHON=... (torch >= 2.10 there; no environment is made)
@@ -24,7 +25,7 @@ print(*lacking, sep=", ")
 endef
 export LACKING
 
-.PHONY: env demo test test-matrix test-slurm lint gpu
+.PHONY: env demo test test-matrix test-slow test-slurm lint gpu
 .DEFAULT_GOAL := env
 
 env: $(READY)
@@ -50,6 +51,9 @@ test: env
 
 test-matrix: env
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m matrix
+
+test-slow: env
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m slow
 
 test-slurm: env
 	@PATH="$$PATH:/usr/sbin"; command -v slurmctld >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq \

@@ -44,7 +44,9 @@ class ZeroPrecision(DeepSpeedPrecision):
 
     def forward_context(self) -> torch.autocast:
         """Run a forward pass as the precision says."""
-        kind = os.environ["DS_ACCELERATOR"]
+        from deepspeed.accelerator import get_accelerator
+
+        kind = get_accelerator().device_name()
         return torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 
 
@@ -97,8 +99,11 @@ class SlicedZero(SlicedCheckpoint, DeepSpeedStrategy):
 
     def setup_environment(self) -> None:
         """Do what DDP does: Lightning allows DeepSpeed on GPUs alone."""
-        # by itself it takes a GPU wherever there is one
-        os.environ["DS_ACCELERATOR"] = "cuda" if isinstance(self.accelerator, CUDAAccelerator) else "cpu"
+        if not isinstance(self.accelerator, CUDAAccelerator):
+            from deepspeed.accelerator import set_accelerator
+            from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+            set_accelerator(CPU_Accelerator())  # it took a GPU if there is one, when it was imported
         super(DeepSpeedStrategy, self).setup_environment()
 
     def setup_distributed(self) -> None:

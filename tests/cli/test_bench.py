@@ -37,7 +37,7 @@ def checked(folder, systems: set[str]) -> dict:
     return results
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_quick_electra(tmp_path):
     done = launch("bench", "electra", "--quick", "--out", str(tmp_path))
@@ -61,7 +61,7 @@ def test_quick_electra(tmp_path):
     assert setting["time"]["fit"]["gflops"] > 0
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_quick_data(tmp_path):
     done = launch("bench", "data", "--quick", cwd=tmp_path)
@@ -71,7 +71,7 @@ def test_quick_data(tmp_path):
     checked(folder, {"bare", "packed", "documents", "segments", "two processes"})
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_quick_runtime(tmp_path):
     done = launch("bench", "runtime", "--quick", "--out", str(tmp_path), seconds=800)
@@ -88,7 +88,7 @@ def test_quick_runtime(tmp_path):
     assert "## From the start of two processes to the end of the first step" in report
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_quick_matryoshka2d(tmp_path):
     done = launch("bench", "matryoshka2d", "--quick", "--out", str(tmp_path), seconds=800)

@@ -47,7 +47,7 @@ def claim(folder: Path, *words: str) -> subprocess.CompletedProcess:
     return launch("claim", str(folder / "micro.yaml"), "--size", "quick", *words, *places)
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 def test_a_claim_end_to_end_and_its_second_call_runs_nothing(tmp_path):
     (tmp_path / "micro.yaml").write_text(MICRO)
     (tmp_path / "root" / "rhymes").mkdir(parents=True)

@@ -105,7 +105,7 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     assert done.returncode == 1 and "sizes.quick.parts names scratch, which is no part" in done.stderr
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_quick_claim_of_matryoshka2d(tmp_path):
     places = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]

@@ -52,7 +52,7 @@ def test_mistakes_of_a_plan_come_without_torch() -> None:
     assert line.endswith("give the number of processes as --ranks N")
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 def test_a_plan_is_of_the_run_that_follows(tmp_path: Path) -> None:
     words = ["--config", "configs/electra/debug.yaml", "--run.dir", str(tmp_path / "run")]
     planned = launch("plan", *words).stdout

@@ -86,3 +86,11 @@ def test_a_collective_that_ends_while_a_rank_leaves_does_not_abort_it(tmp_path: 
     done = launch("fit", *DDP, *run, "--callbacks.unfinished.class=tests.cli.toy.Unfinished", PYTHONPATH=path)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((tmp_path / "run" / "outcome.json").read_text())["reason"] == "done"
+
+
+def test_deepspeed_runs_where_the_trainer_says(tmp_path: Path) -> None:
+    words = ["--config", TOY, "--config", "configs/strategy/zero2.yaml", "--trainer.accelerator", "cpu"]
+    found = {"DS_ACCELERATOR": "cuda"}  # what it chooses by itself on a machine with GPUs
+    done = launch("fit", *words, "--trainer.max_steps", "2", "--run.dir", str(tmp_path), **found)
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in json_lines(tmp_path / "metrics.jsonl")] == [1, 2]

@@ -68,7 +68,7 @@ def test_debug_config_keeps_its_shape(path):
     assert found.get("data.global_batch_size") % (4 * found.get("data.micro_batch_size")) == 0
 
 
-@pytest.mark.parametrize("overlay", [None, pytest.param("as_released", marks=pytest.mark.matrix)])
+@pytest.mark.parametrize("overlay", [None, pytest.param("as_released", marks=pytest.mark.slow)])
 def test_electra_debug_trains_validates_tests_and_exports(tmp_path, overlay):
     given = ["--config", "configs/electra/debug.yaml", f"--run.dir={tmp_path / 'run'}"]
     given += ["--config", f"configs/electra/{overlay}.yaml"] if overlay else []

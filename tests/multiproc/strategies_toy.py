@@ -188,13 +188,13 @@ def weights(run: Run) -> dict[str, Tensor]:
     return read_weights(newest_complete(run.checkpoints))
 
 
-def assert_same(ours: Run, theirs: Run) -> None:
+def assert_same(ours: Run, theirs: Run, losses: float = 1e-5) -> None:
     """Compare what was logged in all steps, and the weights at the end, to rounding."""
     mine, other = logged(ours), logged(theirs)
     for step, values in other.items():
         assert values.keys() == mine[step].keys()
         for name, value in values.items():
-            near = 1e-6 if name.startswith("train/") else 1e-5
+            near = losses if name.startswith("train/") else 1e-5
             expected = pytest.approx(float.fromhex(value), rel=near, abs=near / 100)
             assert float.fromhex(mine[step][name]) == expected, (step, name)
     at_end, expected = weights(ours), weights(theirs)

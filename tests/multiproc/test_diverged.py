@@ -19,7 +19,7 @@ from lightning_modules.core.keyed import mix, seed_generators
 from lightning_modules.core.warm_start import load_weights
 from tests.runs import launch, metrics
 
-long = partial(pytest.param, marks=pytest.mark.matrix)  # for make test-matrix
+long = partial(pytest.param, marks=pytest.mark.matrix)
 EACH_STEP = ["--callbacks.checkpoint.every_n_steps=1", "--callbacks.checkpoint.keep_last=4"]
 
 

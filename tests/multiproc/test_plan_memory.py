@@ -45,7 +45,9 @@ def compare(strategy: str, tmp_path: Path, cache: Path, **more: object) -> dict[
     plan = plan_of(resolve(words, "fit"))
     assert 16 * plan.sizes.trained >= GIB, "weights, gradients and two moments"
     allocator = {} if strategy in ("single", "ddp") else RETURNS_WHAT_IS_FREED
-    done = launch("fit", *words, "--callbacks.memory.class", MEMORY, "--callbacks.memory.holds", "2", **allocator)
+    done = launch(
+        "fit", *words, "--callbacks.memory.class", MEMORY, "--callbacks.memory.holds", "2", seconds=900, **allocator
+    )
     assert done.returncode == 0, done.stderr
     ranks = [json.loads(file.read_text()) for file in sorted((tmp_path / "run").glob("memory_*.json"))]
     assert len(ranks) == (1 if strategy == "single" else 2)
@@ -66,14 +68,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_peak_is_as_planned(strategy: str, tmp_path: Path, cache: Path) -> None:
     for name, (planned, measured) in compare(strategy, tmp_path, cache).items():
         assert planned == pytest.approx(measured, rel=SHARE), name
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_peak_with_one_pass_a_step(strategy: str, tmp_path: Path, cache: Path) -> None:
     one = {"data.micro_batch_size": 8 if strategy == "single" else 4}
@@ -95,7 +97,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(OTHERS))
 def test_peak_where_something_else_is_large(name: str, tmp_path: Path, cache: Path) -> None:
     strategy, more = OTHERS[name]

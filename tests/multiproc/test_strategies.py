@@ -1,6 +1,6 @@
 """ELECTRA under every strategy on two processes, through the command line: the mathematics of one process.
 
-All of it is for `make test-matrix`: `strategies_toy` tries the strategies in seconds.
+All of it takes long: `strategies_toy` tries the strategies in seconds, `test_stop_ranks` kills these runs.
 """
 
 import json
@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.forked import train
-from tests.runs import kill_at_step, launch, metrics, optimizer_state, start, weights
+from tests.runs import kill_at_step, launch, metrics, start, weights
 
-pytestmark = pytest.mark.matrix
+matrix, slow = pytest.mark.matrix, pytest.mark.slow
 STEPS = 20
 STRATEGIES = ["ddp", "zero1", "zero2", "zero3", "zero3_offload", "fsdp"]
 BASE = ["fit", "--config", "configs/electra/debug.yaml", f"--trainer.max_steps={STEPS}"]
@@ -60,6 +60,7 @@ def assert_same_training(ours, theirs, tolerance: float) -> None:
             torch.testing.assert_close(at_end[name], weight, rtol=tolerance, atol=tolerance)
 
 
+@matrix
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_train_as_one(runs, strategy):
     assert_same_training(runs(strategy, 2), runs("single", 1), 1e-5)
@@ -68,12 +69,7 @@ def test_two_processes_train_as_one(runs, strategy):
     assert stage == (int(strategy[4]) if strategy.startswith("zero") else None)
 
 
-def test_deepspeed_runs_where_the_trainer_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("DS_ACCELERATOR", "cuda")  # what it finds by itself on a machine with GPUs
-    launch(*words("zero2", 1), "--trainer.accelerator=cpu", "--trainer.max_steps=2", f"--run.dir={tmp_path}")
-    assert [line["step"] for line in metrics(tmp_path)] == [1, 2]
-
-
+@matrix
 def test_two_processes_train_as_one_without_dropout(runs):
     plain = ("--model.dropout=0", "--model.attention_dropout=0", "--callbacks.validation=null")
     ours, theirs = runs("fsdp", 2, *plain), runs("single", 1, *plain)
@@ -81,21 +77,10 @@ def test_two_processes_train_as_one_without_dropout(runs):
     assert metrics(theirs)[0]["train/loss"] != metrics(runs("single", 1))[0]["train/loss"]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_killed_run_goes_on_bit_for_bit(runs, strategy, tmp_path):
-    command = [*words(strategy, 2), f"--run.dir={tmp_path / 'run'}"]
-    kill_at_step(start(*command), tmp_path / "run", 8, saved=6)
-    assert "going on after step 6" in launch(*command)
-    straight = runs(strategy, 2)
-    assert metrics(tmp_path / "run") == metrics(straight)
-    ours, theirs = optimizer_state(tmp_path / "run"), optimizer_state(straight)
-    assert ours.keys() == theirs.keys() and any(name.endswith("exp_avg_sq") for name in ours)
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
 LAYERS = ["--trainer.activation_checkpointing", "--trainer.compile_layers"]
 
 
+@slow
 @pytest.mark.parametrize("strategy", ["single", "zero3", "fsdp"])
 def test_layers_that_run_twice_and_are_compiled(runs, strategy, tmp_path):
     ranks = 1 if strategy == "single" else 2
@@ -108,6 +93,7 @@ def test_layers_that_run_twice_and_are_compiled(runs, strategy, tmp_path):
     assert all(torch.equal(weight, weights(straight)[name]) for name, weight in weights(run).items())
 
 
+@matrix
 @pytest.mark.parametrize(("first", "ranks", "second", "other"), CROSSINGS)
 def test_a_run_goes_on_under_another_strategy(runs, first, ranks, second, other, tmp_path):
     run = f"--run.dir={tmp_path / 'run'}"
@@ -116,6 +102,7 @@ def test_a_run_goes_on_under_another_strategy(runs, first, ranks, second, other,
     assert_same_training(tmp_path / "run", runs("single", 1), 1e-5)
 
 
+@matrix
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp"])
 def test_pretrained_weights_are_cut_into_pieces(strategy, tmp_path):
     """A Hugging Face folder, and a run, as the start of a model that no rank holds whole."""

@@ -12,7 +12,7 @@ from lightning_modules.core.divergence import read_dump
 from tests.multiproc.checkpoint_toy import Run, output, resume, start
 from tests.multiproc.strategies_toy import STRATEGIES, assert_same, logged, saved, weights
 
-long = partial(pytest.param, marks=pytest.mark.matrix)  # for make test-matrix
+long = partial(pytest.param, marks=pytest.mark.matrix)
 
 
 @pytest.fixture(scope="module")

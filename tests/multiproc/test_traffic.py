@@ -21,17 +21,17 @@ VOCABULARY = 1000
 CASES = [
     ("zero3", 2, 1, "32-true"),
     *(
-        pytest.param(strategy, 2, passes, "32-true", marks=pytest.mark.matrix)
+        pytest.param(strategy, 2, passes, "32-true", marks=pytest.mark.slow)
         for strategy in CALLS
         for passes in (1, 4)
         if (strategy, passes) != ("zero3", 1)
     ),
-    pytest.param("zero3", 4, 2, "32-true", marks=pytest.mark.matrix),
-    pytest.param("fsdp", 4, 2, "32-true", marks=pytest.mark.matrix),
-    pytest.param("zero2", 4, 1, "32-true", marks=pytest.mark.matrix),
-    pytest.param("zero2", 2, 2, "bf16-true", marks=pytest.mark.matrix),
-    pytest.param("fsdp", 2, 2, "bf16-mixed", marks=pytest.mark.matrix),
-    pytest.param("ddp", 2, 2, "64-true", marks=pytest.mark.matrix),
+    pytest.param("zero3", 4, 2, "32-true", marks=pytest.mark.slow),
+    pytest.param("fsdp", 4, 2, "32-true", marks=pytest.mark.slow),
+    pytest.param("zero2", 4, 1, "32-true", marks=pytest.mark.slow),
+    pytest.param("zero2", 2, 2, "bf16-true", marks=pytest.mark.slow),
+    pytest.param("fsdp", 2, 2, "bf16-mixed", marks=pytest.mark.slow),
+    pytest.param("ddp", 2, 2, "64-true", marks=pytest.mark.slow),
 ]
 
 

@@ -13,7 +13,7 @@ from tests.multiproc.checkpoint_toy import Run, output, resume, start
 from tests.multiproc.pairs_toy import networks
 from tests.multiproc.strategies_toy import STRATEGIES, assert_same, logged, saved, weights
 
-long = partial(pytest.param, marks=pytest.mark.matrix)  # for make test-matrix
+long = partial(pytest.param, marks=pytest.mark.matrix)
 FEW = ("ddp", "zero3")
 ONE_STEP = {"max_steps": 1, "learning_rate": 1000.0}
 ALL = [name if name in FEW else long(name) for name in STRATEGIES]

@@ -42,7 +42,7 @@ def assert_names_the_other(ranks, run: Path, seconds: float) -> None:
         ), lines
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 def test_a_cable_that_stays_out_ends_a_run_that_then_goes_on(hosts: Hosts, tmp_path: Path):
     run = tmp_path / "run"
     options = ["--config", "configs/strategy/ddp.yaml", *TWO, "--strategy.timeout_seconds=10", f"--run.dir={run}"]
@@ -57,7 +57,7 @@ def test_a_cable_that_stays_out_ends_a_run_that_then_goes_on(hosts: Hosts, tmp_p
     assert [line["step"] for line in metrics(run)] == list(range(1, 17))
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "zero2"])
 def test_two_hosts_train_as_one_process_whatever_happens_to_the_cable(strategy, tmp_path_factory, hosts: Hosts):
     folder = tmp_path_factory.mktemp("runs")
@@ -94,7 +94,7 @@ def test_two_hosts_train_as_one_process_whatever_happens_to_the_cable(strategy, 
         assert ours.keys() == state.keys() and all(torch.equal(ours[key], state[key]) for key in state), name
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["zero1", "zero3", "fsdp"])
 def test_groups_that_a_strategy_makes_for_itself_have_the_same_timeout(strategy, hosts: Hosts, tmp_path: Path):
     options = ["--config", f"configs/strategy/{strategy}.yaml", *TWO, "--strategy.timeout_seconds=20"]

@@ -67,7 +67,7 @@ def test_a_rank_that_is_killed_is_named_by_the_others(tmp_path: Path):
     ), stderr
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_not_said_to_be_gone(tmp_path: Path):
     slow = ["--callbacks.slow.class=tests.network.slow.Slow", "--trainer.max_steps", "300"]
     words = [*DDP, *slow, "--trainer.devices", "2", "--strategy.timeout_seconds", "30", "--run.dir", str(tmp_path)]
@@ -99,7 +99,7 @@ def ends(pid: int) -> bool:
     return False
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "zero2", "fsdp"])
 def test_a_node_alone_gives_up_in_time(strategy, hosts: Hosts, tmp_path: Path):
     words = ["fit", *DDP, "--config", f"configs/strategy/{strategy}.yaml", *TWO, "--strategy.timeout_seconds=3"]
@@ -113,7 +113,7 @@ def test_a_node_alone_gives_up_in_time(strategy, hosts: Hosts, tmp_path: Path):
     assert code == 1 and "error: h2: is node 0, but 10.77.0.1:29801 does not lead to it; give an address of" in text
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 def test_a_name_that_leads_back_to_its_own_host_is_refused(loopback_hosts: Hosts, tmp_path: Path):
     words = ["fit", *DDP, *TWO, f"--run.dir={tmp_path / 'run'}"]
     for index, rank in enumerate(loopback_hosts.both(*words, GLOO_SOCKET_IFNAME="")):
@@ -132,7 +132,7 @@ def test_a_name_that_leads_back_to_its_own_host_is_refused(loopback_hosts: Hosts
         assert code == 0, text
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 def test_names_that_lead_to_addresses_need_no_interface(hosts: Hosts, tmp_path: Path):
     words = ["fit", *DDP, *TWO, f"--run.dir={tmp_path / 'run'}"]
     for rank in hosts.both(*words, GLOO_SOCKET_IFNAME="", MASTER_ADDR="h1"):
@@ -140,7 +140,7 @@ def test_names_that_lead_to_addresses_need_no_interface(hosts: Hosts, tmp_path: 
         assert code == 0, text
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 def test_a_folder_that_is_not_shared_is_refused_by_both(hosts: Hosts, tmp_path: Path):
     ranks = [hosts.launch(index, "fit", *DDP, *TWO, f"--run.dir={tmp_path / str(index)}") for index in (0, 1)]
     for index, rank in enumerate(ranks):
@@ -152,7 +152,7 @@ def test_a_folder_that_is_not_shared_is_refused_by_both(hosts: Hosts, tmp_path: 
         ), text
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 def test_two_ranks_on_each_of_two_hosts(hosts: Hosts, tmp_path: Path):
     """A rank of the other host is killed, then the cable is pulled; every process of both hosts ends by itself."""
     slow = ["--callbacks.slow.class=tests.network.slow.Slow", "--trainer.max_steps=300"]

@@ -16,7 +16,7 @@ FEW, MANY = 5, 105
 OVERHEAD = 1.06  # of headers and acknowledgements of IP and TCP
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "zero2"])
 def test_the_counters_of_the_interfaces(strategy, hosts: Hosts, tmp_path: Path):
     words = [*WORDS, "--config", f"configs/strategy/{strategy}.yaml", "--trainer.log_every_n_steps=1000"]

@@ -281,7 +281,7 @@ def test_the_names_of_the_classes_are_read_back_from_the_run(tmp_path):
     assert method.model.output.out_features == 2
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 def test_a_run_stands_alone_when_its_source_and_tokenizer_are_gone(tmp_path):
     source, run = tmp_path / "source", tmp_path / "run"
     electra().export(source, word_tokenizer())

@@ -132,7 +132,7 @@ def test_code_that_lies_beside_weights_is_never_run(tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 def test_a_run_that_goes_on_does_not_need_the_run_it_started_from(tmp_path):
     base = ["fit", "--config", "configs/electra/debug.yaml", "--callbacks.validation", "null"]
     launch(*base, "--trainer.max_steps=1", f"--run.dir={tmp_path / 'first'}")
