@@ -155,7 +155,7 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
             return
         self._saved_step = step
         if isinstance(trainer.lightning_module, Method):
-            trainer.lightning_module.settle()  # what is wrong with this step must be known before it is saved
+            trainer.lightning_module.readings.settle()  # what is wrong with this step must be known before it is saved
         self._judge(trainer, step)
         for logger in trainer.loggers:
             logger.save()  # what was logged up to this step must not be younger than the checkpoint

@@ -44,11 +44,11 @@ class Divergence(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the method look at the losses that nobody had looked at when the checkpoint was made."""
         if self._open:
-            pl_module.reopen_losses(self._open)
+            pl_module.readings.reopen_losses(self._open)
 
     def state_dict(self) -> dict:
         """Keep what the rule remembers."""
-        found = self.method.open_losses() if self.rule.spike_factor is not None else []
+        found = self.method.readings.open_losses() if self.rule.spike_factor is not None else []
         return {"incidents": self.rule.incidents, "losses": list(self.rule.losses), "open": found}
 
     def load_state_dict(self, state_dict: dict) -> None:

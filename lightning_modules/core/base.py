@@ -4,28 +4,24 @@
 the step of the learning rate, the validation step and the data position are one number.
 """
 
-import math
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-import torch.distributed as dist
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.core.batches import TextBatch
-from lightning_modules.core import stop
 from lightning_modules.core.blocks import BlockOptions, prepare_blocks
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
-from lightning_modules.core.divergence import Divergence, Late
+from lightning_modules.core.divergence import Divergence
 from lightning_modules.core.keyed import mix, seed_generators
 from lightning_modules.core.optim import build_optimizer, parameter_groups, set_rates
+from lightning_modules.core.readings import Readings
 from lightning_modules.core.schedules import schedule
 from lightning_modules.core.step import GradientWatch, backward, passes, update
 from lightning_modules.core.terms import LossTerms, Totals
@@ -58,11 +54,7 @@ class Method(LightningModule):
         self.step_ended = 0.0
         self._evaluation = Totals()
         self.divergence = Divergence()
-        self._ballot: Late | None = None  # votes to stop of the step before
-        self._norms: deque[tuple[int, Late, list]] = deque()  # of the newest steps: number, gradient, batches
-        self._share: Tensor | None = None  # this rank's share of the newest step's loss, where losses are watched
-        self._loss: tuple[int, Late, list] | None = None  # the loss of the step before, with its number and batches
-        self._batches: list = []
+        self.readings = Readings(self)
 
     def optimization(
         self,
@@ -155,13 +147,13 @@ class Method(LightningModule):
 
     def training_step(self, micro_batches: list[TextBatch], batch_idx: int) -> None:
         """Make one update from the rank's micro-batches of one global batch."""
-        self.settle(self.under_way)
-        counts = self._global_counts(micro_batches)
+        self.readings.settle(self.under_way)
+        counts = self.readings.exchange(self._own_counts(micro_batches))
         logs = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
         totals, shares = self.learn(micro_batches, counts, logs)
         self._update(totals if logs else None, micro_batches)
         if self.divergence.spike_factor is not None:
-            self._share, self._batches = torch.stack(shares).double().sum(), micro_batches
+            self.readings.add_loss(shares, micro_batches)
 
     def learn(
         self, micro_batches: list[TextBatch], counts: dict[str, Tensor | float], logs: bool
@@ -191,64 +183,19 @@ class Method(LightningModule):
         """
         return work(*arguments)
 
-    def _global_counts(self, micro_batches: list[TextBatch]) -> dict[str, Tensor | float]:
-        """Count every term's targets over the global batch; votes to stop and the last loss ride along."""
+    def _own_counts(self, micro_batches: list[TextBatch]) -> dict[str, float]:
         counts: dict[str, float] = {}
         for batch in micro_batches:
             for name, count in self.target_counts(batch).items():
                 counts[name] = counts.get(name, 0) + count
-        packed = torch.tensor([*counts.values(), float(bool(stop.requested())), 0.0], dtype=torch.float64)
-        self._packed = len(packed)
-        if self.trainer.world_size > 1 or self._share is not None:
-            packed = packed.to(self.device, non_blocking=True)
-        if self._share is not None:
-            packed[-1] = self._share
-        if self.trainer.world_size > 1:
-            dist.all_reduce(packed)
-        self._act_on(packed)
-        # A term without any target has the sum 0: dividing by 1 keeps it 0, and keeps its gradient defined.
-        return dict(zip(counts, packed[:-2].clamp(min=1).unbind(), strict=True))
-
-    def _act_on(self, packed: Tensor) -> None:
-        """End the run if any rank voted for it one step ago, and look at the loss of two steps ago."""
-        if self._ballot is not None and self._ballot.read() > 0:
-            self.trainer.should_stop = True
-        self._ballot = Late(packed[-2])
-        if self._loss is not None and self.divergence.is_spike(loss := self._loss[1].read()):
-            step, _, batches = self._loss
-            self._deal_with(step, f"the loss jumped to {loss:.6g}", batches, updated=True)
-        elif self._share is not None:
-            self._loss = self.trainer.global_step, Late(packed[-1]), self._batches
-
-    def open_losses(self) -> list[tuple[int, float]]:
-        """Return the losses of the newest steps that were not looked at yet, with their steps; all ranks call it.
-
-        They belong into a checkpoint: the run that goes on from it must find what this one would.
-        """
-        found = [(self._loss[0], self._loss[1].read())] if self._loss is not None else []
-        if self._share is not None:
-            total = torch.zeros(self._packed, dtype=torch.float64, device=self._share.device)
-            total[-1] = self._share
-            if self.trainer.world_size > 1:
-                dist.all_reduce(total)  # as it is added up in the step: another form could round differently
-            found.append((self.trainer.global_step, total[-1].item()))
-        return found
-
-    def reopen_losses(self, losses: list[tuple[int, float]]) -> None:
-        """Look at these losses in the next steps; without the batches that they are of."""
-        for step, loss in losses:
-            value = torch.tensor(loss, dtype=torch.float64, device=self.device)
-            if step < self.trainer.global_step:
-                self._loss = step, Late(value), []
-            else:
-                self._share, self._batches = value * (self.trainer.global_rank == 0), []
+        return counts
 
     def _update(self, totals: Totals | None, micro_batches: list[TextBatch]) -> None:
         optimizer = self.optimizers()
         set_rates(optimizer, self.rate(self.trainer.global_step))
         rate = optimizer.param_groups[0]["lr"]
         norm = update(self, optimizer, self.clip_norm)
-        self._norms.append((self.trainer.global_step, Late(norm), micro_batches))
+        self.readings.add_norm(norm, micro_batches)
         if totals is not None:
             self._log_step(totals, {"opt/lr": rate, "opt/grad_norm": norm.item()})
 
@@ -263,28 +210,9 @@ class Method(LightningModule):
         """How many of the newest steps the device may still be busy with when the next one begins."""
         return int(self.device.type != "cpu")
 
-    def settle(self, under_way: int = 0) -> None:
-        """Look at the gradients of the steps so far, and deal with one that is not finite.
-
-        Args:
-            under_way: how many of the newest steps are left for later, so that nobody waits for them.
-
-        Raises:
-            Diverged: the rule for such steps ends the run.
-        """
-        while len(self._norms) > under_way:
-            step, norm, batches = self._norms.popleft()
-            if not math.isfinite(norm.read()):
-                self._deal_with(step, "the gradient is not finite", batches, updated=False)
-
-    def _deal_with(self, step: int, what: str, batches: list, updated: bool) -> None:
-        if self.divergence.act(self, step, what, batches, updated):  # all that is still to be read was left behind
-            self._norms.clear()
-            self._loss = self._share = None
-
     def on_train_end(self) -> None:
         """Know what the last step was."""
-        self.settle()
+        self.readings.settle()
 
     def log_values(self, values: dict[str, float]) -> None:
         """Send values to every logger under the number of completed optimizer steps."""

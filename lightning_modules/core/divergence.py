@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
 
 from datamodules.core.batches import flat_layout
 from lightning_modules.core.checkpoint.errors import CheckpointError
@@ -26,22 +25,6 @@ SPIKE_WINDOW, SPIKE_MINIMUM = 200, 20  # losses that make the median, and how fe
 
 class Diverged(RuntimeError):
     """The loss or the gradient is not finite any more, or the loss has left its range."""
-
-
-class Late:
-    """A number on its way from the device, to be read when the step after it is under way: then nothing waits."""
-
-    def __init__(self, value: Tensor) -> None:
-        self.value = value.detach().to("cpu", non_blocking=True)
-        self.arrival = torch.cuda.Event() if value.is_cuda else None
-        if self.arrival is not None:
-            self.arrival.record()
-
-    def read(self) -> float:
-        """Return the number."""
-        if self.arrival is not None:
-            self.arrival.synchronize()  # a formality, but without it the host may read too early
-        return self.value.item()
 
 
 @dataclass
