@@ -1,7 +1,7 @@
 # make env    the environment in .venv; does nothing the second time
 # make demo   environment, then ELECTRA on real text: train, test, export
 # make test   environment, then the tests
-# make test-matrix   every strategy, stopped in every way, on other ranks, moved to another: up to an hour on two cores
+# make test-matrix   every strategy, stopped in every way, on other ranks, moved to another: 42 minutes on two cores
 # make test-slow     two hosts and a cable that is pulled, measured memory, quick claims and benches: 40 minutes
 # make test-slurm    a real SLURM of two nodes on this machine; installs it (apt) where it may: five minutes
 # make lint   format and lint checks
