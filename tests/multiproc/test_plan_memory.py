@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.benches.report import lacks_bf16
 from launch.config.resolved import resolve
 from launch.plan import plan_of
 from launch.planning.memory import GIB, Line, peak
@@ -45,9 +46,7 @@ def compare(strategy: str, tmp_path: Path, cache: Path, **more: object) -> dict[
     plan = plan_of(resolve(words, "fit"))
     assert 16 * plan.sizes.trained >= GIB, "weights, gradients and two moments"
     allocator = {} if strategy in ("single", "ddp") else RETURNS_WHAT_IS_FREED
-    done = launch(
-        "fit", *words, "--callbacks.memory.class", MEMORY, "--callbacks.memory.holds", "2", seconds=900, **allocator
-    )
+    done = launch("fit", *words, "--callbacks.memory.class", MEMORY, "--callbacks.memory.holds", "2", **allocator)
     assert done.returncode == 0, done.stderr
     ranks = [json.loads(file.read_text()) for file in sorted((tmp_path / "run").glob("memory_*.json"))]
     assert len(ranks) == (1 if strategy == "single" else 2)
@@ -101,5 +100,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", list(OTHERS))
 def test_peak_where_something_else_is_large(name: str, tmp_path: Path, cache: Path) -> None:
     strategy, more = OTHERS[name]
+    if more.get("trainer.precision") == "bf16-mixed" and lacks_bf16():
+        pytest.skip("this processor has no instructions for bf16: the run takes ten times as long")
     for phase, (planned, measured) in compare(strategy, tmp_path, cache, **more).items():
         assert planned == pytest.approx(measured, rel=SHARE), phase
