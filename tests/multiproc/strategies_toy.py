@@ -188,7 +188,7 @@ def weights(run: Run) -> dict[str, Tensor]:
     return read_weights(newest_complete(run.checkpoints))
 
 
-def assert_same(ours: Run, theirs: Run, losses: float = 1e-5) -> None:
+def assert_same(ours: Run, theirs: Run, losses: float = 1e-6) -> None:
     """Compare what was logged in all steps, and the weights at the end, to rounding."""
     mine, other = logged(ours), logged(theirs)
     for step, values in other.items():

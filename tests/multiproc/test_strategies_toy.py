@@ -51,7 +51,8 @@ def test_as_one_process(straight, strategy, ranks):
 @pytest.mark.parametrize("strategy", ["fsdp", *map(long, [name for name in STRATEGIES if name != "fsdp"])])
 def test_as_one_process_without_dropout(straight, strategy):
     plain = {"dropout": 0.0, "max_steps": 20}
-    assert_same(straight(strategy, 2, **plain), straight("single", 1, **plain))
+    # after 20 steps at a learning rate of .5 rounding has grown to some 1e-6
+    assert_same(straight(strategy, 2, **plain), straight("single", 1, **plain), losses=1e-5)
     one, other = (logged(straight("single", 1, **options))[1]["train/loss"] for options in (plain, {}))
     assert one != other, "dropout is on in the other runs"
 
