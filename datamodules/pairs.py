@@ -9,8 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from datamodules.core import pair_rules, wordpiece
+from datamodules.core.account import Account, told
 from datamodules.core.base import TextDataModule
-from datamodules.core.corpus import digest
+from datamodules.core.corpus import account_of, digest
 from datamodules.core.errors import DataError
 from datamodules.core.loader import Evaluation, FromStep, loader
 from datamodules.core.pair_loader import PairSteps, Part
@@ -133,10 +134,13 @@ class TextPairs(TextDataModule):
         for part, share in zip(self.parts, turns / turns.sum(), strict=True):
             known, name = part.store.told, "" if len(self.parts) == 1 else f"{part.name}, {share:.1%} of the steps: "
             columns = ", ".join(known["columns"])
-            lines.append(f"train: {name}{known['examples']:,} pairs ({columns}); {told(known)}")
+            lines.append(f"train: {name}{known['examples']:,} pairs ({columns}); {sizes(known)}")
+            lines += told(account_of(known), part.name)
         for split, suite in self.suites.items():
             sets = ", ".join(f"{name} ({kind})" for name, (kind, _) in suite.store.told["sets"].items())
-            lines.append(f"{split}: {sets}; {told(suite.store.told)}")
+            lines.append(f"{split}: {sets}; {sizes(suite.store.told)}")
+            for name, account in suite.store.told.get("accounts", {}).items():
+                lines += told(Account.of(account), f"{split} {name}")
         if "val" not in self.suites:
             lines.append("val: none, so nothing is validated; name sets in data.validation")
         return lines
@@ -205,8 +209,7 @@ def plain(options: Any) -> Any:
     return asdict(options) if is_dataclass(options) else options
 
 
-def told(known: dict) -> str:
-    """Say how many texts and tokens a store has, what was cut, and what was left out."""
+def sizes(known: dict) -> str:
+    """Say how many texts and tokens a store has, and what was cut."""
     cut = f", {known['cut'] / known['texts']:.1%} of them cut" if known["cut"] else ""
-    bad = f"; {known['skipped']:,} bad records left out, the first: {known['messages'][0]}" if known["skipped"] else ""
-    return f"{known['texts']:,} texts, {known['tokens']:,} tokens{cut}{bad}"
+    return f"{known['texts']:,} texts, {known['tokens']:,} tokens{cut}"

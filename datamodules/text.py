@@ -9,8 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from datamodules.core import wordpiece
+from datamodules.core.account import told
 from datamodules.core.base import TextDataModule
-from datamodules.core.corpus import Corpus, digest
+from datamodules.core.corpus import Corpus, account_of, digest
 from datamodules.core.errors import DataError
 from datamodules.core.loader import Evaluation, FromStep, Steps, loader
 from datamodules.core.packing import ExampleSource, Rows, Windows
@@ -120,8 +121,7 @@ class TextCorpus(TextDataModule):
             known, count = corpus.manifest, len(self.example_source(split))
             sizes = f"{known['tokens']:,} tokens, {known['documents']:,} documents"
             lines.append(f"{split}: {count:,} examples ({self.examples}), {sizes}")
-            if known["skipped"]:
-                lines.append(f"{split}: {known['skipped']:,} bad records left out, the first: {known['messages'][0]}")
+            lines += told(account_of(known), split)
         return lines
 
     def example_source(self, split: str) -> ExampleSource:

@@ -8,7 +8,7 @@ manifest are the same bytes whoever makes them, so two preparations at once cost
 import hashlib
 import json
 from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,12 +20,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from datamodules.core.account import Account, total
 from datamodules.core.errors import DataError
-from datamodules.core.lines import KEPT_MESSAGES, skipped
+from datamodules.core.lines import skipped
 from datamodules.core.processes import make_shards
 from datamodules.core.publishing import alone, sha256_of, sweep, write_atomically
 from datamodules.core.sources import Source, content_hash
-from datamodules.core.tokenization import Job, Recipe, counts_of, is_there, shard_path
+from datamodules.core.tokenization import Job, Recipe, counts_of, is_there, keys_path, shard_path
 
 VERSION = 1  # of the rules by which text becomes rows: raise it when they change
 MANIFEST = "manifest.json"
@@ -123,17 +124,28 @@ class Plan:
             DataError: there is no example in the corpus.
         """
         shards = [counts_of(self.folder, number) for number in range(num_shards)]
-        messages = [message for shard in shards for message in shard.pop("messages")][:KEPT_MESSAGES]
-        totals = {name: sum(shard[name] for shard in shards) for name in ("rows", "tokens", "documents", "skipped")}
+        account = total(account_of(shard) for shard in shards)
+        account.duplicated = self.num_duplicated(num_shards)
+        totals = {name: sum(shard[name] for shard in shards) for name in ("rows", "tokens", "documents")}
         if not totals["rows"]:
-            bad = skipped(totals["skipped"], messages)
+            bad = skipped(account)
             fix = "give a source that holds documents"
             if self.source.share != (0.0, 1.0):
                 fix = "raise data.validation_fraction, set it to 0 for no validation, or name data.validation_source"
             raise DataError(f"{self.source.files[0]}: no text for {self.label}{bad}; {fix}")
-        manifest = {"recipe": asdict(self.recipe), **totals, "messages": messages, "shards": shards}
+        account.read(*[self.source.text_field] if account.columns else [])
+        shards = [
+            {name: shard[name] for name in ("rows", "tokens", "bytes", "documents", "sha256")} for shard in shards
+        ]
+        manifest = {"recipe": asdict(self.recipe), **totals, "account": account.as_dict(), "shards": shards}
         write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
         sweep(self.folder)
+
+    def num_duplicated(self, num_shards: int) -> int:
+        """Count documents whose text stood before them."""
+        paths = [keys_path(self.folder, number) for number in range(num_shards)]
+        keys = [np.fromfile(path, np.uint64) for path in paths if path.exists()]
+        return sum(map(len, keys)) - len(np.unique(np.concatenate(keys))) if keys else 0
 
 
 def manifest_of(folder: Path) -> dict[str, Any] | None:
@@ -144,6 +156,14 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
         return manifest if shards and all("sha256" in shard for shard in shards) else None
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
+
+
+def account_of(manifest: dict[str, Any]) -> Account:
+    """Read the account of a manifest or a shard; those made before accounts were kept know bad records alone."""
+    if "account" in manifest:
+        return Account.of(manifest["account"])
+    refused = manifest.get("skipped", 0)
+    return Account(left_out=Counter(refused=refused), messages=manifest.get("messages", []))
 
 
 def check_shard(path: Path, counts: dict[str, Any]) -> None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from datamodules.core.account import Account
 from datamodules.core.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
-KEPT_MESSAGES = 5
 MAX_DOCUMENT_BYTES = 256 << 20
 COMPRESSED = {".gz": gzip.open, ".xz": lzma.open}
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")
@@ -31,8 +31,7 @@ class Records:
     text_field: str | None = "text"
     bounds: Bounds = "blank_line"
     skip_bad: bool = False
-    skipped: int = 0
-    messages: list[str] = field(default_factory=list)
+    account: Account = field(default_factory=Account)
 
     def bad(self, place: str, problem: str, fix: str) -> None:
         """Count a bad record, or refuses it.
@@ -43,14 +42,13 @@ class Records:
         message = f"{place}: {problem}; {fix}"
         if not self.skip_bad:
             raise DataError(f"{message}, or set data.on_bad_record to skip")
-        self.skipped += 1
-        if len(self.messages) < KEPT_MESSAGES:
-            self.messages.append(message)
+        self.account.refuse(message)
 
 
-def skipped(count: int, messages: list[str]) -> str:
+def skipped(account: Account) -> str:
     """Say in brackets how many bad records were skipped, nothing when there were none."""
-    return f" ({count} bad records were skipped, the first: {messages[0]})" if count else ""
+    count = account.left_out["refused"]
+    return f" ({count} bad records were skipped, the first: {account.messages[0]})" if count else ""
 
 
 def half_pair(text: str) -> str:
@@ -96,6 +94,7 @@ def decoded(path: Path, offset: int, line: bytes, records: Records) -> str | Non
     try:
         return line.decode()
     except UnicodeDecodeError as error:
+        records.account.see()
         byte = f"byte 0x{line[error.start]:02x} at offset {offset + error.start}"
         records.bad(place(path, offset), f"not UTF-8 ({byte})", "convert the file, as by iconv -t utf-8")
         return None
@@ -111,10 +110,10 @@ def read_txt(path: Path, start: int, stop: int, records: Records) -> Iterator[st
     """Read plain text; a document belongs to the stretch in which the line before its first one begins."""
     stop = float("inf") if text_extent(path, records) == 1 else stop
     if records.bounds == "line":
-        yield from (line for _, line in text_lines(path, start, stop, records) if line.strip())
+        yield from seen((line for _, line in text_lines(path, start, stop, records) if line.strip()), records)
         return
     if records.bounds == "file":
-        yield from joined([line for _, line in text_lines(path, start, stop, records)])
+        yield from seen(joined([line for _, line in text_lines(path, start, stop, records)]), records)
         return
     held_bytes = 0
     document: list[str] | None = [] if start == 0 < stop else None  # None: inside a document of the stretch before
@@ -128,11 +127,18 @@ def read_txt(path: Path, start: int, stop: int, records: Records) -> Iterator[st
                 held_bytes += len(raw)
                 refuse_endless(path, held_bytes)
             continue
-        yield from joined(document)
+        yield from seen(joined(document), records)
         if offset >= stop:
             return
         document, held_bytes = [], 0
-    yield from joined(document)
+    yield from seen(joined(document), records)
+
+
+def seen(documents: Iterator[str], records: Records) -> Iterator[str]:
+    """Count documents that have no columns."""
+    for document in documents:
+        records.account.see()
+        yield document
 
 
 def joined(lines: list[str] | None) -> Iterator[str]:
@@ -169,7 +175,9 @@ def read_jsonl(path: Path, start: int, stop: int, records: Records) -> Iterator[
         problem, fix = "", f"give every line the string {records.text_field!r}, or name another data.text_field"
         try:
             row = json.loads(line)
+            records.account.see(row if isinstance(row, dict) else ())
         except (ValueError, RecursionError) as error:
+            records.account.see()
             problem, fix = f"not JSON ({error}): {line[:60]!r}", "write one JSON object a line"
         else:
             if not isinstance(row, dict):

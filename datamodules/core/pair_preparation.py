@@ -127,7 +127,7 @@ class PairPreparation:
             return None
         known = [[plan.description(self.cache) for plan in plans], self.skip_bad]
         folder = self.cache / "pairs" / digest([VERSION, encoder.digest, known])
-        Plan(GROUPS[split], folder).make(encoder, lambda table: read_sets(plans, table, self.records()))
+        Plan(GROUPS[split], folder).make(encoder, lambda table: read_sets(plans, table, self.skip_bad))
         return folder
 
     def set_plans(self, split: str) -> list[SetPlan]:
@@ -162,17 +162,14 @@ def read_pairs(
         numbers.extend(table.add(texts, [limit for _, limit in columns] * len(some)))
         labels.extend(pair.label for pair in some)
     if not labels:
-        bad_ones = skipped(bad.skipped, bad.messages)
+        bad_ones = skipped(bad.account)
         raise DataError(
             f"{reading.files[0]}: holds no pair{bad_ones}; write one record a line, in csv and tsv below a header"
         )
     arrays = {"text": np.array(numbers).reshape(-1, width), "label": labels}
-    return arrays, {
-        "examples": len(labels),
-        "columns": reading.roles(),
-        "skipped": bad.skipped,
-        "messages": bad.messages,
-    }
+    table.account += bad.account
+    table.account.examples = len(labels)
+    return arrays, {"examples": len(labels), "columns": reading.roles()}
 
 
 class AllTexts:

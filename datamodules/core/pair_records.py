@@ -15,7 +15,7 @@ from datamodules.core.corpus import content_hash
 from datamodules.core.errors import DataError
 from datamodules.core.formats import format_of
 from datamodules.core.labels import number_of, present, records_of, text_of
-from datamodules.core.lines import KEPT_MESSAGES, Records
+from datamodules.core.lines import Records
 from datamodules.core.pair_options import Columns
 from datamodules.core.segments import sentences_of
 from datamodules.core.sources import EMBEDDED, is_hub_name, local, locate
@@ -151,11 +151,16 @@ class Reading:
         """
         labelled = None
         for path in self.files:
+            bad.account.files += 1
             if self.name in MADE:
-                yield from embedded(path, self.name)
+                for pair in embedded(path, self.name):
+                    bad.account.see()
+                    bad.account.used += 1
+                    yield pair
                 continue
             roles, names = None, None
             for place, record in records(path):
+                bad.account.see(record)
                 if roles is None:
                     roles, names = roles_of(record, self.columns, self.key, place, self.needs), record.keys()
                     labelled = (roles.label is not None) if labelled is None else labelled
@@ -164,13 +169,17 @@ class Reading:
                             f"{place}: {'has no label' if labelled else f'has a label, {roles.label!r}'}, and files "
                             f"before it {'have' if labelled else 'have none'}; make two sources of them"
                         )
+                    bad.account.read(*roles.columns)
                 elif record.keys() != names:
                     self.refuse_more([*record], roles, place)
-                pair = None
+                pair, refused = None, bad.account.left_out["refused"]
                 with forgiving(bad):
                     pair = self.pair(record, roles, place)
                 if pair is not None:
+                    bad.account.used += 1
                     yield pair
+                elif bad.account.left_out["refused"] == refused:
+                    bad.account.leave_out("without a label")
 
     def refuse_more(self, names: list[str], roles: Roles, place: str) -> None:
         """Refuse a record with a label or negatives where the first one, by which columns are chosen, had none.
@@ -277,9 +286,7 @@ def forgiving(bad: Records) -> Iterator[None]:
     except DataError as error:
         if not bad.skip_bad:
             raise DataError(f"{error}, or set data.on_bad_record to skip") from None
-        bad.skipped += 1
-        if len(bad.messages) < KEPT_MESSAGES:
-            bad.messages.append(str(error))
+        bad.account.refuse(str(error))
 
 
 def embedded(path: Path, name: str) -> Iterator[Pair]:

@@ -141,10 +141,13 @@ class SetPlan:
         }
         rows = []
         for query, document, grade, place in judged:
-            if query in wanted:
-                with forgiving(bad):
-                    row = self.row_of(query, queries, "queries", place)
-                    rows.append((row, self.row_of(document, documents, "corpus", place), grade))
+            if query not in wanted:
+                bad.account.leave_out("of queries without a relevant document")
+                continue
+            with forgiving(bad):
+                row = self.row_of(query, queries, "queries", place)
+                rows.append((row, self.row_of(document, documents, "corpus", place), grade))
+                bad.account.used += 1
         return found | self.best(rows)
 
     def row_of(self, name: str, rows: dict[str, int], part: str, place: str) -> int:
@@ -161,17 +164,23 @@ class SetPlan:
         """Yield the judgements: query, document, grade, and where it stands."""
         for path in self.files["qrels"]:
             for place, record in records(path):
+                bad.account.see(record)
+                bad.account.read(*JUDGEMENT)
                 with forgiving(bad):
                     query, document, value = (present(record, name, f"{self.key}.qrels", place) for name in JUDGEMENT)
                     grade = number_for(value, "score", self.options.labels, self.key, place, sure=True)
                     if grade is not None:
                         yield word_of(query), word_of(document), grade, place
+                    else:
+                        bad.account.leave_out("without a grade")
 
     def texts_by_id(self, part: str, rows: dict[str, int], wanted: set[str] | None, bad: Records) -> Iterator[str]:
         """Yield texts, each with its title in front, and note in `rows` which row has which id."""
         texts: dict[str, int] = {}
         for path in self.files[part]:
             for place, record in records(path):
+                bad.account.see(record)
+                bad.account.read("_id", "title", "text")
                 with forgiving(bad):
                     name = word_of(present(record, "_id", f"{self.key}.{part}", place))
                     known = {**record, "title": "" if record.get("title") is None else record["title"]}
@@ -180,8 +189,13 @@ class SetPlan:
                     whole = f"{title} {text}"
                     if texts.setdefault(name, key := key_of(whole)) != key:
                         raise DataError(f"{place}: the id {name!r} stands there twice, with two texts; correct one")
-                    if name not in rows and (wanted is None or name in wanted):
+                    if name in rows:
+                        bad.account.leave_out("there twice")
+                    elif wanted is not None and name not in wanted:
+                        bad.account.leave_out("without a relevant document")
+                    else:
                         rows[name] = len(rows)
+                        bad.account.used += 1
                         yield whole.strip() or " "  # known collections have empty documents
 
     def best(self, judged: list[tuple[int, int, float]]) -> Numbers:
@@ -221,6 +235,7 @@ class SetPlan:
         """Yield the texts of a part with their classes and places."""
         for path in self.files[part]:
             for place, record in records(path):
+                bad.account.see(record)
                 with forgiving(bad):
                     name = self.columns.anchor or next((name for name in TEXTS if name in record), TEXTS[0])
                     label = label_of([*record], self.columns, "class") or "label"
@@ -228,8 +243,12 @@ class SetPlan:
                     known = present(record, label, f"{self.key}.columns.label", place)
                     if self.options.labels is not None:
                         known = number_for(known, label, self.options.labels, self.key, place, sure=True)
+                    bad.account.read(name, label)
                     if known is not None:
+                        bad.account.used += 1
                         yield text, word_of(known), place
+                    else:
+                        bad.account.leave_out("without a label")
 
 
 def number_of_each(texts: Iterable[str]) -> dict[str, int]:
@@ -266,11 +285,13 @@ def beir_files(folder: Path) -> dict[str, str]:
     return found
 
 
-def read_sets(plans: list[SetPlan], table: Texts, bad: Records) -> tuple[Numbers, dict[str, Any]]:
+def read_sets(plans: list[SetPlan], table: Texts, skip_bad: bool) -> tuple[Numbers, dict[str, Any]]:
     """Read the sets of a split into one table; return their numbers, and what is told of them."""
-    found, told = {}, {}
+    found, told, accounts = {}, {}, {}
     for plan in plans:
+        bad = Records(None, skip_bad=skip_bad)
         numbers = plan.read(table, bad)
+        accounts[plan.name] = bad.account.as_dict()
         told[plan.name] = [plan.options.task, {name: len(values) for name, values in numbers.items()}]
         found |= {f"{plan.name}.{name}": values for name, values in numbers.items()}
-    return found, {"sets": told, "skipped": bad.skipped, "messages": bad.messages}
+    return found, {"sets": told, "accounts": accounts}

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tokenizers import Tokenizer
 
+from datamodules.core.account import Account
 from datamodules.core.corpus import MANIFEST, Corpus, check_shard, manifest_of, tokenizer_digest
 from datamodules.core.errors import DataError
 from datamodules.core.packing import Rows
@@ -48,12 +49,15 @@ class Encoder:
         self.typecode = "H" if len(tokenizer) <= 1 << 16 else "i"
         self.digest = [tokenizer_digest(self.core.to_str()), self.keeps_end]
 
-    def __call__(self, texts: list[str], limits: list[int]) -> Iterator[tuple[list[int], bool]]:
-        """Yield the ids of each text, at most so many as its limit, and whether it was cut.
+    def __call__(
+        self, texts: list[str], limits: list[int], account: Account | None = None
+    ) -> Iterator[tuple[list[int], bool]]:
+        """Yield the ids of each text, at most so many as its limit, and whether it was cut; `account` counts them.
 
         Raises:
             DataError: a text has no token at all.
         """
+        account = Account() if account is None else account
         shown = [self.part(text, MOST_CHARACTERS) for text in texts]
         encodings = self.core.encode_batch_fast(shown, add_special_tokens=False)
         for text, limit, encoding in zip(texts, limits, encodings, strict=True):
@@ -67,7 +71,12 @@ class Encoder:
                 raise DataError(
                     f"{text[:40]!r}: has no token in this tokenizer; leave it out, or take another tokenizer"
                 )
-            yield [*self.before, *self.part(ids, room), *self.after], partly or len(ids) > room
+            account.texts += 1
+            account.tokens += len(ids)
+            account.tokens_cut += max(0, len(ids) - room)
+            account.characters_cut += len(text) - MOST_CHARACTERS if partly else 0
+            account.texts_cut += (cut := partly or len(ids) > room)
+            yield [*self.before, *self.part(ids, room), *self.after], cut
 
     def check_prompt(self, prompt: str, limit: int, key: str) -> None:
         """Refuse a prompt beside which no token of a text has room.
@@ -114,7 +123,7 @@ class Texts:
         self.encoder, self.writer = encoder, writer
         self.keys = array("q")
         self.known: dict[tuple[int, int], int] = {}
-        self.num_cut = 0
+        self.account = Account()
 
     def add(self, texts: Iterable[str], limits: Iterable[int]) -> list[int]:
         """Add texts, each with the most tokens that it may have, and return their numbers."""
@@ -123,11 +132,11 @@ class Texts:
             self.known.clear()
         places = [(key_of(text), limit) for text, limit in zip(texts, limits, strict=True)]
         new = {place: text for place, text in zip(places, texts, strict=True) if place not in self.known}
-        for place, (ids, cut) in zip(new, self.encoder([*new.values()], [limit for _, limit in new]), strict=True):
+        rows = self.encoder([*new.values()], [limit for _, limit in new], self.account)
+        for place, (ids, _) in zip(new, rows, strict=True):
             self.known[place] = len(self.keys)
             self.keys.append(place[0])
             self.writer.add(ids, len(ids))
-            self.num_cut += cut
         return [self.known[place] for place in places]
 
 
@@ -175,7 +184,8 @@ class Plan:
         put(writer.path, path)
         arrays["key"] = texts.keys
         files = {f"{name}.npy": save(self.folder / f"{name}.npy", np.asarray(it)) for name, it in arrays.items()}
-        counts = {"texts": writer.rows, "tokens": writer.tokens, "cut": texts.num_cut, **told}
+        counts = {"texts": writer.rows, "tokens": writer.tokens, "cut": texts.account.texts_cut, **told}
+        counts["account"] = texts.account.as_dict()
         manifest = counts | {"shards": [published(path)], "arrays": files}
         write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
         sweep(self.folder)

@@ -14,11 +14,11 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a small file so that readers see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with beside(path).open("w", encoding="utf-8") as stream:
-        stream.write(text)
+    with beside(path).open("wb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
         stream.flush()
         os.fsync(stream.fileno())
     put(beside(path), path)

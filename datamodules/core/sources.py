@@ -82,11 +82,18 @@ class Source:
     def read(self, piece: Piece, records: Records) -> Iterator[Document]:
         """Yield the documents of a piece that belong to this source's share."""
         low, high = (int(bound * 2.0**64) for bound in self.share)
+        account = records.account
         for path, start, stop in piece:
+            account.files += start == 0
             for text in format_of(Path(path)).read(Path(path), start, stop, records):
                 key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-                if low <= key < high and not text.isspace() and text:
+                if text.isspace() or not text:
+                    account.leave_out("empty")
+                elif low <= key < high:
+                    account.used += 1
                     yield Document(key, text)
+                else:
+                    account.leave_out("in another part")
 
     def texts(self, records: Records | None = None) -> Iterator[str]:
         """Yield every text, for what needs one pass in this process; bad records are counted in `records`."""

@@ -27,6 +27,8 @@ def read_table(path: Path, start: int, stop: int, records: Records) -> Iterator[
             raise no_column(path, header, records)
         column = header.index(records.text_field)
         for row in rows:
+            if row:
+                records.account.see(header)
             if row and len(row) != len(header):
                 problem = f"has {len(row)} columns, the header has {len(header)}"
                 records.bad(f"{path}:{rows.line_num}", problem, "quote fields that hold the delimiter or a line break")
@@ -57,9 +59,10 @@ def text_column(path: Path, schema: pa.Schema, records: Records) -> None:
         )
 
 
-def values(path: Path, column: pa.Array, row: int, records: Records) -> Iterator[str]:
-    """Yield the strings of a column whose first value stands in the given row."""
+def values(path: Path, column: pa.Array, row: int, records: Records, names: list[str]) -> Iterator[str]:
+    """Yield the strings of a column whose first value stands in the given row; `names` are those of all columns."""
     for number, value in enumerate(column.cast(pa.large_binary()).to_pylist(), row):
+        records.account.see(names)
         problem = f"{records.text_field!r} is null"
         try:
             if value is not None:
@@ -81,12 +84,13 @@ def open_parquet(path: Path, records: Records) -> parquet.ParquetFile:
 def read_parquet(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
     """Read the text column of row groups start to stop."""
     file, row = open_parquet(path, records), 0
+    names = file.schema_arrow.names
     for group in range(stop):
         if group >= start:
             first = row
             with whole(path):
                 for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[records.text_field]):
-                    yield from values(path, batch.column(0), first, records)
+                    yield from values(path, batch.column(0), first, records, names)
                     first += batch.num_rows
         row += file.metadata.row_group(group).num_rows
 
@@ -113,7 +117,8 @@ def read_arrow(path: Path, start: int, stop: int, records: Records) -> Iterator[
         if low < high:
             column = batch.column(records.text_field)
             for first in range(low, high, ROWS_AT_ONCE):
-                yield from values(path, column[first : min(first + ROWS_AT_ONCE, high)], row + first, records)
+                some = column[first : min(first + ROWS_AT_ONCE, high)]
+                yield from values(path, some, row + first, records, batch.schema.names)
         row += batch.num_rows
         if row >= stop:
             return

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from datamodules.core.account import Account
 from datamodules.core.order import Draws
 from datamodules.core.publishing import beside, put, sha256_of, write_atomically
 from datamodules.core.segments import Sentences, pieces, sentences_of, two_segments
@@ -65,6 +66,11 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard_{number:05d}.arrow"
 
 
+def keys_path(folder: Path, number: int) -> Path:
+    """Name the file with the keys of a shard's documents, 64 bits each."""
+    return folder / f"shard_{number:05d}.keys"
+
+
 def is_there(folder: Path, number: int) -> bool:
     """Say whether a shard has been published."""
     return counts_of(folder, number) is not None
@@ -94,24 +100,27 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.tokenizer = for_text(job.tokenizer_json)
+        self.account = Account()
 
     def make(self, number: int, piece: Piece) -> None:
         """Write one shard and its counts."""
         records = self.job.source.records()
         path = shard_path(self.job.folder, number)
         writer = RowWriter(beside(path), self.job.recipe.typecode)
-        documents = 0
+        self.account, keys = records.account, array("Q")
         with writer:
             for batch in batched(self.job.source.read(piece, records), DOCUMENTS_PER_BATCH):
-                documents += len(batch)
+                keys.extend(document.key for document in batch)
                 for ids, second in self.rows(batch):
                     writer.add(ids, second)
         if is_there(self.job.folder, number):  # another process was faster with the same bytes
             writer.path.unlink(missing_ok=True)
             return
         put(writer.path, path)
-        counts = {"rows": writer.rows, "tokens": writer.tokens, "bytes": path.stat().st_size, "documents": documents}
-        counts |= {"sha256": sha256_of(path), "skipped": records.skipped, "messages": records.messages}
+        write_atomically(keys_path(self.job.folder, number), keys.tobytes())
+        self.account.examples = writer.rows
+        counts = {"rows": writer.rows, "tokens": writer.tokens, "bytes": path.stat().st_size, "documents": len(keys)}
+        counts |= {"sha256": sha256_of(path), "account": self.account.as_dict()}
         write_atomically(path.with_suffix(".json"), json.dumps(counts))
 
     def rows(self, batch: list[Document]) -> Iterator[tuple[list[int], int]]:
@@ -133,18 +142,24 @@ class Worker:
         texts = [sentences_of(document.text, recipe.sentences) for document in batch]
         encoded = iter(self.encode(list(chain.from_iterable(texts))))
         for document, sentences in zip(batch, texts, strict=True):
-            draws = Draws(recipe.seed, document.key)
-            for first, second in two_segments(list(islice(encoded, len(sentences))), recipe.sequence_length, draws):
+            draws, pieces = Draws(recipe.seed, document.key), list(islice(encoded, len(sentences)))
+            lost = sum(map(len, pieces))
+            for first, second in two_segments(pieces, recipe.sequence_length, draws):
+                lost -= len(first) + len(second)
                 row = [recipe.cls_id, *first, recipe.sep_id]
                 begin = len(row)
                 if second:
                     row += second
                     row.append(recipe.sep_id)
                 yield row, begin
+            self.account.texts_cut += lost > 0
+            self.account.tokens_cut += lost
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Turn texts into ids without special tokens."""
-        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        """Turn texts into ids without special tokens, and count them."""
+        found = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        self.account.tokens += sum(map(len, found))
+        return found
 
 
 def batched(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:

@@ -131,7 +131,7 @@ def train(source: Source, options: WordPieceTraining, folder: Path) -> None:
     for text in source.texts(records):
         alphabet.update(text)
     if not alphabet:
-        bad = skipped(records.skipped, records.messages)
+        bad = skipped(records.account)
         raise DataError(f"{source.files[0]}: no document to train a tokenizer on{bad}; give a source with text")
     vocabulary = train_wordpiece(source.texts(), alphabet, options)
     tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=options.lowercase)

@@ -14,7 +14,7 @@ import pytest
 from datasets import Dataset
 
 from datamodules.core import sources, tokenization
-from datamodules.core.corpus import Corpus, Plan
+from datamodules.core.corpus import Corpus, Plan, account_of
 from datamodules.core.errors import DataError
 from datamodules.core.order import Draws
 from datamodules.core.packing import Rows, Windows
@@ -130,7 +130,7 @@ import signal
 import sys
 from pathlib import Path
 from datamodules.core import sources
-from datamodules.core.corpus import Plan
+from datamodules.core.corpus import Plan, account_of
 from datamodules.core.sources import Source
 from datamodules.core.tokenization import Recipe
 if __name__ == "__main__":
@@ -312,5 +312,7 @@ def test_the_first_bad_record_is_told_whoever_meets_it(tmp_path: Path, num_proce
         Plan("train", source, recipe(), tokenizer_json(), tmp_path).make(num_processes)
     skipping = Plan("train", Source(source.files, skip_bad=True), recipe(), tokenizer_json(), tmp_path)
     corpus = made(skipping, num_processes)
-    assert corpus.manifest["skipped"] == 2 and corpus.manifest["documents"] == 398
-    assert [message.split(": ")[0][-3:] for message in corpus.manifest["messages"]] == ["151", "351"]
+    account = account_of(corpus.manifest)
+    assert account.left_out == {"refused": 2} and account.used == corpus.manifest["documents"] == 398
+    assert account.records == 400 and account.is_conserved() and account.columns == {"text": 398}
+    assert [message.split(": ")[0][-3:] for message in account.messages] == ["151", "351"]

@@ -104,11 +104,14 @@ def test_embedded_corpus_end_to_end(cache: str) -> None:
     assert sorted(seen) == list(range(len(data.example_source("val"))))
     assert sum(1 for _ in data.test_dataloader()) > 10
     lines = data.describe()
-    assert lines[0].endswith("(trained), 400 tokens") and [line.split(":")[0] for line in lines[1:]] == [
+    assert lines[0].endswith("(trained), 400 tokens") and [
+        *dict.fromkeys(line.split(":")[0] for line in lines[1:])
+    ] == [
         "train",
         "val",
         "test",
     ]
+    assert "columns read: 'text'; not read: 'title' (in 9,522 records)" in " ".join(lines)
 
 
 def test_a_second_start_makes_nothing(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +274,8 @@ def test_skipped_records_are_told(tmp_path: Path, named: TokenizerOptions) -> No
     with pytest.raises(DataError, match=r"a.jsonl:2: has no field 'text'"):
         ready(named, tmp_path, **options)
     lines = ready(named, tmp_path, on_bad_record="skip", **options).describe()
-    assert lines[2].startswith("train: 20 bad records left out, the first: ") and "a.jsonl:2" in lines[2]
+    assert lines[2].startswith("train: 40 records read, 20 used; not: 20 refused; the first refused: ")
+    assert "a.jsonl:2" in lines[2]
 
 
 def test_no_validation_document_is_told(tmp_path: Path, named: TokenizerOptions) -> None:

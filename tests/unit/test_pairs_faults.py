@@ -70,7 +70,10 @@ def test_bad_records_can_be_left_out(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "a.jsonl", [GOOD, *({**GOOD, **fault} for fault in bad), GOOD | {"sentence1": "w9"}])
     made = pairs(tmp_path, source=source, on_bad_record="skip")
     assert len(made.parts[0]) == 2
-    assert any("4 bad records left out, the first: " in line and "a.jsonl:2: " in line for line in made.describe())
+    assert any(
+        "6 records read, 2 used; not: 4 refused; the first refused: " in line and "a.jsonl:2: " in line
+        for line in made.describe()
+    )
     refused(tmp_path, r"holds no pair \(1 bad records were skipped, the first: .*a\.jsonl:1: ", on_bad_record="skip",
             source=jsonl(tmp_path / "a.jsonl", [GOOD | {"score": "x"}]))  # fmt: skip
 

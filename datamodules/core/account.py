@@ -1,0 +1,163 @@
+"""An account of the data: what was brought, what of it is trained on, and what became of the rest.
+
+Accounts are filled where records are read and texts are cut, and add up: that of a corpus is the sum of its shards',
+so it is the same for any number of processes and parts, and it is kept beside what was prepared. It is conserved:
+`records` = `used` + all that was `left_out`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+KEPT_MESSAGES = 5
+
+
+@dataclass
+class Account:
+    """Counts of one split or source.
+
+    Attributes:
+        files: files that were read.
+        records: documents, lines or rows that were read.
+        used: records that are trained on, or judged by.
+        left_out: records that are not, by reason: "empty", "refused", "held out", "not drawn", "without label" ...
+        messages: the first few refusals.
+        columns: in how many records each column stood.
+        columns_read: the columns whose values were used.
+        duplicated: used records that say the same as one before them; they are kept.
+        examples: what was made of the used records.
+        texts: texts that were tokenised.
+        texts_cut: those that lost their end, or their beginning.
+        tokens: tokens of all texts, special ones left out, as far as they were tokenised.
+        tokens_cut: those that were lost by cutting.
+        characters_cut: characters of very long texts that were not even tokenised.
+        unknown: tokens that the tokenizer does not know, by script.
+        classes: examples of each class.
+        notes: what else was counted, in words.
+    """
+
+    files: int = 0
+    records: int = 0
+    used: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    messages: list[str] = field(default_factory=list)
+    columns: Counter[str] = field(default_factory=Counter)
+    columns_read: list[str] = field(default_factory=list)
+    duplicated: int = 0
+    examples: int = 0
+    texts: int = 0
+    texts_cut: int = 0
+    tokens: int = 0
+    tokens_cut: int = 0
+    characters_cut: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)
+    classes: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def see(self, columns: Iterable[str] = ()) -> None:
+        """Count a record that was read, with the names of its columns."""
+        self.records += 1
+        self.columns.update([*columns])  # a list: of a mapping it would add the values
+
+    def leave_out(self, reason: str) -> None:
+        """Count a record that is not used."""
+        self.left_out[reason] += 1
+
+    def refuse(self, message: str) -> None:
+        """Count a bad record, and keep what is wrong with the first ones."""
+        self.leave_out("refused")
+        if len(self.messages) < KEPT_MESSAGES:
+            self.messages.append(message)
+
+    def read(self, *columns: str) -> None:
+        """Note columns whose values are used."""
+        self.columns_read += [name for name in columns if name not in self.columns_read]
+
+    @property
+    def unread(self) -> dict[str, int]:
+        """Columns that were not read, with the number of records that had them."""
+        return {name: count for name, count in self.columns.items() if name not in self.columns_read}
+
+    @property
+    def num_unknown(self) -> int:
+        """Tokens that the tokenizer does not know."""
+        return self.unknown.total()
+
+    def is_conserved(self) -> bool:
+        """Say whether every record is accounted for."""
+        return self.records == self.used + self.left_out.total()
+
+    def __iadd__(self, other: "Account") -> "Account":
+        for name in (entry.name for entry in fields(self)):
+            mine, more = getattr(self, name), getattr(other, name)
+            if isinstance(mine, Counter):
+                mine.update(more)
+            elif name == "messages":
+                mine += more[: KEPT_MESSAGES - len(mine)]
+            elif isinstance(mine, list):
+                self.read(*more)
+            else:
+                setattr(self, name, mine + more)
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """Write the account as plain values, without what is nought."""
+        found = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: dict(it) if isinstance(it, Counter) else it for name, it in found.items() if it}
+
+    @classmethod
+    def of(cls, known: dict[str, Any]) -> "Account":
+        """Read what `as_dict` has written."""
+        account = cls()
+        for entry in fields(cls):
+            if entry.name in known:
+                kept = getattr(account, entry.name)
+                setattr(account, entry.name, type(kept)(known[entry.name]))
+        return account
+
+
+def total(accounts: Iterable[Account]) -> Account:
+    """Add accounts up, in their order."""
+    found = Account()
+    for account in accounts:
+        found += account
+    return found
+
+
+def told(account: Account, split: str) -> list[str]:
+    """Tell the account of a split in a few lines."""
+    lines = []
+    if account.records:
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in account.left_out.items())
+        lines.append(f"{account.records:,} records read, {account.used:,} used" + (left_out and f"; not: {left_out}"))
+        if account.messages:
+            lines[-1] += f"; the first refused: {account.messages[0]}"
+        if account.duplicated:
+            lines.append(f"{account.duplicated:,} of the records used say the same as one before them")
+    if account.unread:
+        unread = ", ".join(f"{name!r} (in {count:,} records)" for name, count in account.unread.items())
+        lines.append(f"columns read: {', '.join(map(repr, account.columns_read))}; not read: {unread}")
+    if account.tokens:
+        lines.append(tokens_told(account))
+    lines += [f"{count:,} {note}" for note, count in account.notes.items()]
+    return [f"{split}: {line}" for line in lines]
+
+
+def tokens_told(account: Account) -> str:
+    """Tell how many tokens there are, and what became of them."""
+    line = f"{account.tokens:,} tokens"
+    if account.texts_cut:
+        lost = share(account.tokens_cut, account.tokens)
+        line += f", {lost} lost as {account.texts_cut:,} of {account.texts:,} texts were cut"
+        line += f" (and {account.characters_cut:,} characters not tokenised)" if account.characters_cut else ""
+    if account.unknown:
+        scripts = ", ".join(f"{script} {count:,}" for script, count in account.unknown.most_common(5))
+        line += f", {share(account.num_unknown, account.tokens)} unknown to the tokenizer ({scripts})"
+    return line
+
+
+def share(part: int, whole: int) -> str:
+    """Write a share in per cent, a small one not as nought."""
+    percent = 100 * part / whole
+    return f"{percent:.1f}%" if percent >= 0.1 or not part else "below 0.1%"
