@@ -118,7 +118,7 @@ class Worker:
             return
         put(writer.path, path)
         write_atomically(keys_path(self.job.folder, number), keys.tobytes())
-        self.account.examples = writer.rows
+        self.account.texts, self.account.examples = len(keys), writer.rows
         counts = {"rows": writer.rows, "tokens": writer.tokens, "bytes": path.stat().st_size, "documents": len(keys)}
         counts |= {"sha256": sha256_of(path), "account": self.account.as_dict()}
         write_atomically(path.with_suffix(".json"), json.dumps(counts))
