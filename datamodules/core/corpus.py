@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from datamodules.core.account import Account, total
 from datamodules.core.errors import DataError
 from datamodules.core.lines import skipped
 from datamodules.core.processes import make_shards
+from datamodules.core.progress import shown
 from datamodules.core.publishing import alone, sha256_of, sweep, write_atomically
 from datamodules.core.sources import Source, content_hash
 from datamodules.core.tokenization import Job, Recipe, counts_of, is_there, keys_path, shard_path
@@ -103,7 +103,7 @@ class Plan:
         paths = [shard_path(self.folder, number) for number in range(len(shards))]
         with ThreadPoolExecutor(num_processes) as pool:  # hashing does not hold the lock of the interpreter
             checks = pool.map(check_shard, paths, shards)
-            deque(tqdm(checks, f"checking {self.label}", len(paths), unit="shard", disable=None, leave=False), maxlen=0)
+            deque(shown(checks, f"checking {self.label}", "shards", len(paths)), maxlen=0)
 
     def make_part(self, num_processes: int, part: int, num_parts: int) -> tuple[int, int]:
         """Make every num_parts-th shard, from the part-th; publish when all are there; return (there, all)."""

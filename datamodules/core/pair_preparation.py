@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from datamodules.core import wordpiece
 from datamodules.core.corpus import digest
@@ -19,6 +18,7 @@ from datamodules.core.pair_records import MADE, Reading, located
 from datamodules.core.pair_sets import SetPlan, planned, read_sets
 from datamodules.core.pair_store import Encoder, Plan, Texts
 from datamodules.core.preparation import told
+from datamodules.core.progress import shown
 from datamodules.core.publishing import alone
 from datamodules.core.wordpiece import TokenizerOptions
 
@@ -149,7 +149,7 @@ def read_pairs(
     numbers, labels, width = array("q"), array("f"), 0
     for side in (0, 1):
         table.encoder.check_prompt(prompts.of_column(side), limits[side], reading.key)
-    pairs = iter(tqdm(reading.pairs(bad), f"tokenising {reading.key}", unit=" pairs", disable=None, leave=False))
+    pairs = shown(reading.pairs(bad), f"tokenising {reading.key}", "pairs")
     while some := [*islice(pairs, AT_ONCE)]:
         width = width or len(some[0].texts)
         if odd := next((pair for pair in some if len(pair.texts) != width), None):

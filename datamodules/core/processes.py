@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-
-from tqdm.auto import tqdm
+from multiprocessing.sharedctypes import Synchronized
 
 from datamodules.core.errors import DataError
+from datamodules.core.progress import progress
 from datamodules.core.sources import Piece
 from datamodules.core.tokenization import Job, Worker
 
@@ -25,29 +25,30 @@ Task = tuple[int, Piece]
 
 
 def make_shards(job: Job, tasks: list[Task], num_processes: int, label: str) -> None:
-    """Make the given shards with a progress bar; with one process, in this one.
+    """Make the given shards and show how far they are; with one process, in this one.
 
     Raises:
         DataError: the first bad record, in the order of the source; or a process was killed.
     """
     num_processes = min(num_processes, len(tasks))
-    done = make_here(job, tasks) if num_processes <= 1 else make_in_pool(job, tasks, num_processes)
-    with one_thread(), no_cycles(), tqdm(total=len(tasks), desc=label, unit="shard", disable=None) as bar:
+    read = multiprocessing.get_context("spawn").Value("q", 0)
+    done = make_here(job, tasks, read) if num_processes <= 1 else make_in_pool(job, tasks, num_processes, read)
+    with one_thread(), no_cycles(), progress(label, len(tasks), "shards", lambda: read.value) as advance:
         for _ in done:
-            bar.update()
+            advance(1)
 
 
-def make_here(job: Job, tasks: list[Task]) -> Iterator[None]:
+def make_here(job: Job, tasks: list[Task], read: Synchronized) -> Iterator[None]:
     """Make shards one after the other."""
-    worker = Worker(job)
+    worker = Worker(job, read)
     yield from (worker.make(*task) for task in tasks)
 
 
-def make_in_pool(job: Job, tasks: list[Task], num_processes: int) -> Iterator[None]:
+def make_in_pool(job: Job, tasks: list[Task], num_processes: int, read: Synchronized) -> Iterator[None]:
     """Make shards in several processes, which are stopped at once when one fails or this one is interrupted."""
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, context, start_worker, (job,)) as pool, without_main():
+    with ProcessPoolExecutor(num_processes, context, start_worker, (job, read)) as pool, without_main():
         try:
             futures = [pool.submit(make_in_worker, task) for task in tasks]
             yield from (future.result() for future in futures)
@@ -60,13 +61,13 @@ def make_in_pool(job: Job, tasks: list[Task], num_processes: int) -> Iterator[No
             raise
 
 
-def start_worker(job: Job) -> None:
+def start_worker(job: Job, read: Synchronized) -> None:
     """Prepare a process of the pool."""
     global WORKER
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the starter decides
     threading.Thread(target=end_with_parent, daemon=True).start()
     gc.disable()
-    WORKER = Worker(job)
+    WORKER = Worker(job, read)
 
 
 def end_with_parent() -> None:

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,10 +96,10 @@ def for_text(tokenizer_json: str) -> Tokenizer:
 
 
 class Worker:
-    """Makes shards of one corpus."""
+    """Makes shards of one corpus; `read` counts the documents of all workers."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, read: Synchronized) -> None:
+        self.job, self.num_read = job, read
         self.tokenizer = for_text(job.tokenizer_json)
         self.account = Account()
 
@@ -111,6 +112,8 @@ class Worker:
         with writer:
             for batch in batched(self.job.source.read(piece, records), DOCUMENTS_PER_BATCH):
                 keys.extend(document.key for document in batch)
+                with self.num_read.get_lock():
+                    self.num_read.value += len(batch)
                 for ids, second in self.rows(batch):
                     writer.add(ids, second)
         if is_there(self.job.folder, number):  # another process was faster with the same bytes
