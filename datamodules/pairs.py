@@ -9,9 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from datamodules.core import pair_rules, wordpiece
-from datamodules.core.account import Account, told
+from datamodules.core.account import Accept, Account, told
 from datamodules.core.base import TextDataModule
-from datamodules.core.corpus import account_of, digest
+from datamodules.core.corpus import account_of, digest, manifest_of
 from datamodules.core.errors import DataError
 from datamodules.core.loader import Evaluation, FromStep, loader
 from datamodules.core.pair_loader import PairSteps, Part
@@ -46,6 +46,7 @@ class TextPairs(TextDataModule):
         sequence_length: longest text in tokens, special ones included.
         no_duplicates: let examples change places so that no text stands twice in a global batch.
         on_bad_record: refuse a record without a full text or a good label, or leave it out and count it.
+        accept: take data although more than a fifth of its tokens is unknown, or a label or negatives are not read.
         num_workers: processes that assemble batches ahead; 0 does it in the training process.
         cache_dir: where tokenised texts and trained tokenizers live; by default tokamak in the user's cache folder.
     """
@@ -63,10 +64,11 @@ class TextPairs(TextDataModule):
         sequence_length: int = 128,
         no_duplicates: bool = True,
         on_bad_record: Literal["error", "skip"] = "error",
+        accept: list[Accept] | None = None,
         num_workers: int = 0,
         cache_dir: str | None = None,
     ) -> None:
-        super().__init__(global_batch_size, micro_batch_size, sequence_length)
+        super().__init__(global_batch_size, micro_batch_size, sequence_length, accept)
         sets = {"validation": validation, "test": test}
         refuse_contradictions(source=source, sources=sources, **sets, sequence_length=sequence_length)
         given = there(sources) or {"train": source}
@@ -90,6 +92,17 @@ class TextPairs(TextDataModule):
     def prepare_data(self) -> None:
         """Train the tokenizer and tokenise the texts that are not there yet; Lightning calls it on one rank."""
         self.places = self.preparation.make(self.kept_tokenizer)
+        self.check_accounts(is_corpus=False)
+
+    def accounts(self) -> dict[str, Account]:
+        """Give the account of each source, of the texts of each split's sets, and of each set."""
+        found = {name: account_of(manifest_of(Path(folder))) for name, folder in self.places.train.items()}
+        for split, folder in self.places.suites.items():
+            manifest = manifest_of(Path(folder))
+            found[split] = account_of(manifest)
+            sets = manifest.get("accounts", {}).items()
+            found |= {f"{split} {name}": Account.of(account) for name, account in sets}
+        return found
 
     def setup(self, stage: str | None = None) -> None:
         """Open the tokenizer and the stores, on every rank those that rank 0 has made."""

@@ -9,9 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from datamodules.core import wordpiece
-from datamodules.core.account import told
+from datamodules.core.account import Accept, Account, told
 from datamodules.core.base import TextDataModule
-from datamodules.core.corpus import Corpus, account_of, digest
+from datamodules.core.corpus import Corpus, account_of, digest, manifest_of
 from datamodules.core.errors import DataError
 from datamodules.core.loader import Evaluation, FromStep, Steps, loader
 from datamodules.core.packing import ExampleSource, Rows, Windows
@@ -39,10 +39,12 @@ class TextCorpus(TextDataModule):
         streaming: read and tokenise while training, without preparation; a weaker promise, see docs/data.md.
         sequence_length: longest example in tokens, special ones included.
         examples: ELECTRA's two segments; windows over all documents laid end to end; or pieces of single documents.
-        sentences: what a sentence of a segment is: what ends like one in a line, or a whole line.
+        sentences: what a sentence of a segment is: "unicode", what ends like one in any writing, where nothing is lost;
+            "split", what ends like one in English, or "line", a whole line: there what is over an example is lost.
         length_grouping_steps: within windows of so many steps, sequences of like length share a micro-batch; 0: off.
         validation_fraction: share of the documents that is held out when there is no validation source.
         on_bad_record: refuse a bad line or record, or leave it out and count it.
+        accept: take data although more than a fifth of its tokens is unknown to the tokenizer, or lost by cutting.
         num_workers: processes that assemble batches ahead; 0 does it in the training process.
         num_prepare_processes: processes that tokenise; 0 means one for every core.
         cache_dir: where corpora and trained tokenizers live; by default tokamak in the user's cache folder.
@@ -61,15 +63,16 @@ class TextCorpus(TextDataModule):
         streaming: bool = False,
         sequence_length: int = 128,
         examples: Literal["segments", "packed", "documents"] = "segments",
-        sentences: Literal["split", "line"] = "split",
+        sentences: Literal["unicode", "split", "line"] = "unicode",
         length_grouping_steps: int = 0,
         validation_fraction: float = 0.01,
         on_bad_record: Literal["error", "skip"] = "error",
+        accept: list[Accept] | None = None,
         num_workers: int = 0,
         num_prepare_processes: int = 0,
         cache_dir: str | None = None,
     ) -> None:
-        super().__init__(global_batch_size, micro_batch_size, sequence_length)
+        super().__init__(global_batch_size, micro_batch_size, sequence_length, accept)
         self.preparation = Preparation(
             tokenizer=tokenizer,
             sources={"train": source, "val": validation_source, "test": test_source},
@@ -91,6 +94,11 @@ class TextCorpus(TextDataModule):
     def prepare_data(self) -> None:
         """Train the tokenizer and tokenises the corpora that are not there yet; Lightning calls it on one rank."""
         self.places = self.preparation.make(self.seed, self.kept_tokenizer)
+        self.check_accounts(is_corpus=True)
+
+    def accounts(self) -> dict[str, Account]:
+        """Give the account of each split that is prepared."""
+        return {split: account_of(manifest_of(Path(folder))) for split, folder in self.places.corpora.items()}
 
     def setup(self, stage: str | None = None) -> None:
         """Open the tokenizer and the corpora, on every rank those that rank 0 has made."""

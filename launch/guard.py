@@ -6,7 +6,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from launch.config.errors import ConfigError
 from launch.config.resolved import RUN_FILE, Resolved
-from launch.run_folder import RunFolder, read_json
+from launch.run_folder import RunFolder, read_json, write_json
+
+DATA_FILE = "data.json"  # in the run's folder: the account of what it trains on
 
 
 class Guard(Callback):
@@ -50,3 +52,5 @@ class Guard(Callback):
             self.folder.accept(
                 self.resolved, data_fingerprint=fingerprint, validation_fingerprint=judged, deepspeed=engine
             )
+            if hasattr(trainer.datamodule, "report"):
+                write_json(self.folder.path / DATA_FILE, trainer.datamodule.report())

@@ -6,11 +6,17 @@ so it is the same for any number of processes and parts, and it is kept beside w
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
+
+from datamodules.core.errors import DataError
 
 KEPT_MESSAGES = 5
+WARN_SHARE, REFUSE_SHARE = 0.01, 0.2  # of the tokens
+UNKNOWN_FIX = "take a tokenizer that knows this writing, or train one with a larger vocabulary"
+LOST_FIX = "raise data.sequence_length, or set data.examples to packed"
+Accept = Literal["unknown", "lost", "columns"]
 
 
 @dataclass
@@ -141,7 +147,7 @@ def told(account: Account, split: str) -> list[str]:
     if account.tokens:
         lines.append(tokens_told(account))
     lines += [f"{count:,} {note}" for note, count in account.notes.items()]
-    return [f"{split}: {line}" for line in lines]
+    return [*(f"{split}: {line}" for line in lines), *warned(account, split)]
 
 
 def tokens_told(account: Account) -> str:
@@ -161,3 +167,26 @@ def share(part: int, whole: int) -> str:
     """Write a share in per cent, a small one not as nought."""
     percent = 100 * part / whole
     return f"{percent:.1f}%" if percent >= 0.1 or not part else "below 0.1%"
+
+
+def warned(account: Account, split: str) -> list[str]:
+    """Warn, each in one line, of tokens that are lost or unknown."""
+    lines = []
+    for part, what in ((account.tokens_cut, "are lost by cutting"), (account.num_unknown, "are unknown")):
+        if part > WARN_SHARE * account.tokens:
+            lines.append(f"warning: {split}: {share(part, account.tokens)} of the tokens {what}")
+    return lines
+
+
+def check(accounts: dict[str, Account], accept: Sequence[Accept], is_corpus: bool) -> None:
+    """Refuse data of which much is lost or unknown; `is_corpus`: texts are not cut because somebody said so.
+
+    Raises:
+        DataError: naming the split, the share, and the option that allows it.
+    """
+    for split, account in accounts.items():
+        parts: list[tuple[Accept, int, str]] = [("unknown", account.num_unknown, UNKNOWN_FIX)]
+        parts += [("lost", account.tokens_cut, LOST_FIX)] if is_corpus else []
+        for name, part, fix in parts:
+            if part > REFUSE_SHARE * account.tokens and name not in accept:
+                raise DataError(f"data: {split}: {tokens_told(account)}; {fix}, or allow it with data.accept: [{name}]")

@@ -1,10 +1,11 @@
 """What every DataModule of text shares: its place among the ranks, its batch sizes, its position."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning import LightningDataModule
 
+from datamodules.core.account import Accept, Account, check
 from datamodules.core.loader import Batching
 
 if TYPE_CHECKING:
@@ -14,10 +15,13 @@ if TYPE_CHECKING:
 class TextDataModule(LightningDataModule):
     """A DataModule whose batches are a function of (seed, step); `seed` is set by the launcher."""
 
-    def __init__(self, global_batch_size: int, micro_batch_size: int, sequence_length: int) -> None:
+    def __init__(
+        self, global_batch_size: int, micro_batch_size: int, sequence_length: int, accept: list[Accept] | None = None
+    ) -> None:
         super().__init__()
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
         self.sequence_length = sequence_length
+        self.accept = accept or []
         self.seed = 0
         self.tokenizer: PreTrainedTokenizerFast | None = None
 
@@ -36,6 +40,23 @@ class TextDataModule(LightningDataModule):
         """The tokenizer in the folder of a run that has checkpoints, for the case that the named one is gone."""
         run = Path(self.trainer.default_root_dir) if self.trainer is not None else None
         return run / "tokenizer" if run and any(run.glob("checkpoints/step_*")) else None
+
+    def accounts(self) -> dict[str, Account]:
+        """Give the accounts of what was prepared, by split, source or set."""
+        return {}
+
+    def check_accounts(self, is_corpus: bool) -> None:
+        """Refuse data of which much is lost or unknown, unless the run has begun with it.
+
+        Raises:
+            DataError: naming the split, the share, and the option that allows it.
+        """
+        if self.kept_tokenizer is None:
+            check(self.accounts(), self.accept, is_corpus)
+
+    def report(self) -> dict[str, Any]:
+        """Write the accounts as plain values."""
+        return {name: account.as_dict() for name, account in self.accounts().items()}
 
     @property
     def vocab_size(self) -> int:

@@ -95,12 +95,22 @@ def for_text(tokenizer_json: str) -> Tokenizer:
     return tokenizer
 
 
+def inside_words(tokenizer: Tokenizer) -> list[bool]:
+    """Mark the ids that go on with a word: those of WordPiece with its prefix; other tokenizers are cut anywhere."""
+    prefix = json.loads(tokenizer.to_str())["model"].get("continuing_subword_prefix")
+    marked = [False] * tokenizer.get_vocab_size()
+    for word, number in tokenizer.get_vocab().items() if prefix else ():
+        marked[number] = word.startswith(prefix) and len(word) > len(prefix)
+    return marked
+
+
 class Worker:
     """Makes shards of one corpus; `read` counts the documents of all workers."""
 
     def __init__(self, job: Job, read: Synchronized) -> None:
         self.job, self.num_read = job, read
         self.tokenizer = for_text(job.tokenizer_json)
+        self.is_inside = inside_words(self.tokenizer) if job.recipe.sentences == "unicode" else None
         self.account = Account()
 
     def make(self, number: int, piece: Piece) -> None:
@@ -147,7 +157,7 @@ class Worker:
         for document, sentences in zip(batch, texts, strict=True):
             draws, pieces = Draws(recipe.seed, document.key), list(islice(encoded, len(sentences)))
             lost = sum(map(len, pieces))
-            for first, second in two_segments(pieces, recipe.sequence_length, draws):
+            for first, second in two_segments(pieces, recipe.sequence_length, draws, self.is_inside):
                 lost -= len(first) + len(second)
                 row = [recipe.cls_id, *first, recipe.sep_id]
                 begin = len(row)

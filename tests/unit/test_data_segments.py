@@ -1,12 +1,13 @@
 """ELECTRA's two segments against a slow reading of the published rule, and what is drawn against its rates."""
 
+import itertools
 import random
 
 import numpy as np
 import pytest
 
 from datamodules.core.order import Draws
-from datamodules.core.segments import divided, pieces, sentences_of, target_length, two_segments
+from datamodules.core.segments import cut_at_words, cut_to, dealt, pieces, sentences_of, target_length, two_segments
 
 
 def literal_examples(document: list[list[int]], max_length: int, draws: Draws) -> list[tuple[list[int], list[int]]]:
@@ -54,7 +55,7 @@ def test_segments_follow_the_literal_rule(max_length: int) -> None:
 
 def test_rates_of_single_segments_and_short_targets() -> None:
     draws, count, whole = Draws(3, 1), 20_000, [[1] * 10] * 13
-    single = np.mean([not divided(whole, 128, 128, draws)[1] for _ in range(count)])
+    single = np.mean([not dealt(whole, 128, draws)[1] for _ in range(count)])
     assert abs(single - 0.1) < 5 * np.sqrt(0.1 * 0.9 / count)
     targets = np.array([target_length(128, draws) for _ in range(count)])
     short = targets[targets < 128]
@@ -68,18 +69,37 @@ def test_rates_of_single_segments_and_short_targets() -> None:
 
 def test_a_aims_at_half_and_a_late_short_sentence_can_still_join_it() -> None:
     seeds = [Draws(0, number) for number in range(200)]
-    dealt = [divided([[1] * 50, [2] * 30, [3] * 4], 128, 128, draws) for draws in seeds]
-    joined_late = [first for first, second in dealt if second and first[-1] == 3]
+    both = [dealt([[1] * 50, [2] * 30, [3] * 4], 128, draws) for draws in seeds]
+    joined_late = [first for first, second in both if second and first[-1] == 3]
     assert joined_late and all(set(first) == {1, 3} for first in joined_late)
-    aims = [len(first) for first, second in dealt if second]
+    aims = [len(first) for first, second in both if second]
     assert min(aims) == 54 and max(aims) < 100
 
 
 def test_overflow_is_cut_off_as_in_the_original() -> None:
     (first, second), *more = two_segments([list(range(300))], 64, Draws(1, 1))
     assert (first, second, more) == (list(range(62)), [], [])
-    first, second = divided([[1] * 20, [2] * 200], 64, 64, Draws(5, 0))
+    first, second = cut_to(*dealt([[1] * 20, [2] * 200], 64, Draws(5, 0)), 64)
     assert len(first) + len(second) == 61
+
+
+@pytest.mark.parametrize("max_length", [8, 16, 64, 128])
+def test_nothing_is_lost_where_the_rest_goes_on(max_length: int) -> None:
+    source, is_inside = random.Random(max_length), [number % 3 == 0 for number in range(1000)]
+    for number in range(300):
+        document = some_document(source)
+        made = list(two_segments(document, max_length, Draws(7, number), is_inside))
+        assert sorted(id_ for pair in made for part in pair for id_ in part) == sorted(itertools.chain(*document))
+        for first, second in made:
+            assert first and len(first) + len(second) + 2 + bool(second) <= max_length
+
+
+def test_a_long_sentence_is_cut_before_a_word() -> None:
+    is_inside = [False] * 10 + [True] * 10
+    assert list(cut_at_words([1, 11, 2, 3, 11, 12, 4], 5, is_inside)) == [[1, 11, 2], [3, 11, 12, 4]]
+    assert list(cut_at_words([1, *[11] * 7], 3, is_inside)) == [[1, 11, 11], [11] * 3, [11] * 2], "an endless word"
+    _, *more = two_segments([[1, 11, 2, 3] * 10], 8, Draws(1, 1), is_inside)
+    assert more and not is_inside[more[0][0][0]]
 
 
 def test_documents_do_not_touch_each_other() -> None:
@@ -101,6 +121,21 @@ def test_sentences_by_line_and_by_sign() -> None:
         "(Yes.)",
         "Éire too.",
     ]
+
+
+SENTENCES = [
+    ("春天来了。花开了！真的吗？“好。”他说。", ["春天来了。", "花开了！", "真的吗？", "“好。”", "他说。"]),
+    ("これは本です。「何ですか？」と言った。", ["これは本です。", "「何ですか？」", "と言った。"]),
+    ("यह एक घर है। वह पेड़ है॥ अच्छा।", ["यह एक घर है।", "वह पेड़ है॥", "अच्छा।"]),
+    ("ما هذا؟ هذا كتاب. نعم", ["ما هذا؟", "هذا كتاب.", "نعم"]),
+    ("i ran. then i slept! ok? yes", ["i ran. then i slept!", "ok?", "yes"]),
+    ("See a.com/x?y=1.5 now. He said: (Yes.) 3 came.", ["See a.com/x?y=1.5 now.", "He said: (Yes.)", "3 came."]),
+]
+
+
+@pytest.mark.parametrize(("text", "sentences"), SENTENCES)
+def test_sentences_of_any_writing(text: str, sentences: list[str]) -> None:
+    assert sentences_of(text, "unicode") == sentences
 
 
 def test_pieces_cover_a_document() -> None:
