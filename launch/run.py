@@ -33,6 +33,7 @@ def main(command: str, words: list[str]) -> int:
     else:
         check_nodes(resolved)
     folder = RunFolder(resolved.run_dir)
+    resolved.notes.extend(folder.keep_defaults(resolved))
     if command != "fit":
         if not os.path.isdir(folder.path):
             raise ConfigError(f"run.dir = {short(folder.path)}: no such folder; run `fit` first, or give --run.dir")

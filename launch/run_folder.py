@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from launch.config.errors import ConfigError, short
-from launch.config.read import Entry, Key, Table, read_file
+from launch.config.read import DEFAULT, Entry, Key, Table, read_file
 from launch.config.resolved import CONFIG, NEXT_CONFIG, RUN_FILE, Resolved
 from launch.config.show import scalar
 from launch.surroundings import now, surroundings
 
 # What a resumed run may not change: its steps would mean something else, or the optimizer's state would not fit.
+DEFAULTS_BEFORE = {("data", "sentences"): "split"}  # runs that began with them go on with them
 SETTLED = (
     "seed",
     "model.class",
@@ -91,7 +92,17 @@ class RunFolder:
         old = read_file(file, str(file)) if file.exists() else {}
         new = resolved.of_the_run() if old else {}
         changed = [key for key in {**old, **new} if _value(old, key) != _value(new, key)]
+        changed = [key for key in changed if key in old or new[key].source != DEFAULT]  # options that are new
         return {key: (old.get(key), new.get(key)) for key in changed}
+
+    def keep_defaults(self, resolved: Resolved) -> list[str]:
+        """Go on with a default that was another one when the run began; return a line for each."""
+        lines = []
+        for key, (old, new) in self.differences(resolved).items():
+            if old and new and new.source == DEFAULT and DEFAULTS_BEFORE.get(key) == old.value:
+                lines.append(f"{'.'.join(key)} = {_shown(old)}, as the run began; the default is {_shown(new)} now")
+                resolved.table[key] = Entry(old.value, DEFAULT)
+        return lines
 
     def start(self, resolved: Resolved, reason: str) -> None:
         """Write the configuration beside the old one and what it runs on, and open an attempt in the ledger.

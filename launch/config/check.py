@@ -8,7 +8,7 @@ from launch.config.errors import meant
 from launch.config.kinds import ANY, Kind, advice, fits
 from launch.config.overlay import NAMED, nested, under
 from launch.config.parts import TOP, Parts, named_parts
-from launch.config.read import Entry, Key, Table
+from launch.config.read import DEFAULT, Entry, Key, Table
 from launch.config.shadow import COMPUTED, REQUIRED, Field
 from launch.config.show import named
 from launch.registry import GROUPS
@@ -169,4 +169,4 @@ def _with_defaults(part: Key, fields: dict[str, Field], table: Table) -> Iterato
         elif key in table or below:
             yield from ({key: table[key]} if key in table else below).items()
         elif field.default is not REQUIRED and field.default is not COMPUTED:
-            yield key, Entry(field.default, "default")
+            yield key, Entry(field.default, DEFAULT)

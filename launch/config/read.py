@@ -24,6 +24,9 @@ CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 Key = tuple[str, ...]
 
 
+DEFAULT = "default"  # the source of a value that nobody gave
+
+
 class Entry(NamedTuple):
     """A value and where it was given; `text` is the unquoted word of a flag, which may also be meant as a string."""
 

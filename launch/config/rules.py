@@ -11,7 +11,7 @@ from typing import Any
 
 from launch.config.overlay import nested, under
 from launch.config.parts import Parts
-from launch.config.read import Entry, Key, Table
+from launch.config.read import DEFAULT, Entry, Key, Table
 from launch.config.show import named
 from launch.config.source import source_file
 from launch.config.wall_time import seconds_of
@@ -125,7 +125,7 @@ def ranks_of(table: Table) -> Entry | None:
     """Return the number of ranks with its source, or None while only the machine knows it."""
 
     def entry(*key: str) -> Entry:
-        return table.get(key, Entry(1, "default"))
+        return table.get(key, Entry(1, DEFAULT))
 
     devices, nodes = entry("trainer", "devices"), entry("trainer", "num_nodes")
     if entry("strategy", "class").value == "single":

@@ -88,3 +88,26 @@ def test_a_run_folder_that_cannot_be_used(kind: str, tmp_path: Path) -> None:
         (line,) = errors(light(command, "--config", TOY, "--run.dir", places(tmp_path)[kind]))
         assert line.startswith("run.dir = ")
         assert len(line) < 400
+
+
+def test_a_run_goes_on_with_the_default_of_its_beginning(tmp_path: Path) -> None:
+    words = ["--config", "configs/electra/debug.yaml"]
+    began, folder = resolve([*words, "--data.sentences", "split"]), RunFolder(tmp_path)
+    folder.start(began, "new")
+    folder.accept(began)
+    now = resolve(words)
+    assert now.get("data.sentences") == "unicode"
+    (line,) = folder.keep_defaults(now)
+    assert line == "data.sentences = split, as the run began; the default is unicode now"
+    assert now.get("data.sentences") == "split" and folder.differences(now) == {}
+    given = resolve([*words, "--data.sentences", "unicode"])
+    assert folder.keep_defaults(given) == [] and given.get("data.sentences") == "unicode"
+
+
+def test_an_option_that_is_new_is_no_difference(tmp_path: Path) -> None:
+    resolved, folder = resolve(["--config", "configs/electra/debug.yaml"]), RunFolder(tmp_path)
+    folder.start(resolved, "new")
+    folder.accept(resolved)
+    lines = (tmp_path / "config.yaml").read_text().splitlines()
+    (tmp_path / "config.yaml").write_text("\n".join(line for line in lines if not line.startswith("  accept:")))
+    assert folder.differences(resolve(["--config", "configs/electra/debug.yaml"])) == {}
