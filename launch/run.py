@@ -33,10 +33,10 @@ def main(command: str, words: list[str]) -> int:
     else:
         check_nodes(resolved)
     folder = RunFolder(resolved.run_dir)
-    resolved.notes.extend(folder.keep_defaults(resolved))
     if command != "fit":
         if not os.path.isdir(folder.path):
             raise ConfigError(f"run.dir = {short(folder.path)}: no such folder; run `fit` first, or give --run.dir")
+        print("".join(f"{line}\n" for line in folder.keep_defaults(resolved)), end="")
         with importing():
             from launch.evaluate import evaluate
 
@@ -44,6 +44,7 @@ def main(command: str, words: list[str]) -> int:
     if (limit := resolved.get(stop.WALL_TIME)) is not None:
         stop.after(seconds_of(limit))
     if process_rank() > 0:
+        folder.keep_defaults(resolved)
         with importing():
             from launch.fit import fit
         return fit(resolved, folder)
@@ -54,6 +55,7 @@ def _fit_in_folder(resolved: Resolved, folder: RunFolder) -> int:
     print(*resolved.notes, sep="\n", end="\n" if resolved.notes else "")
     folder.enter(fresh=bool(resolved.get("run.fresh")))
     try:
+        print("".join(f"{line}\n" for line in folder.keep_defaults(resolved)), end="")
         differences = folder.differences(resolved)
         has_steps = any(folder.checkpoints.glob("step_*")) or folder.finished_at()
         if has_steps and (problems := unsettled(differences, folder.path)):
