@@ -3,18 +3,18 @@
 The classes are chosen before it exists, so its options are flat and its messages name one key.
 """
 
-import importlib
 import logging
 import re
 import warnings
 from typing import Any, NoReturn
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.run_record import RunRecord
+from launch.classes import imported, limit_imports
 from launch.config.defaults import FIXED_TRAINER
 from launch.config.errors import ConfigError
 from launch.config.read import Table
@@ -33,6 +33,7 @@ REFUSED = {  # they would fail after the training
     EarlyStopping: "reads trainer.callback_metrics, which stays empty: values go to loggers; give trainer.max_steps",
 }
 KEY = re.compile(r'(?:Parser )?key "([\w.]+)":? *|option \'([\w.]+)\'', re.IGNORECASE)
+DENIED = re.compile(r"Importing '([^']*)' is not allowed, denied by ")
 SUBTYPES = re.compile(r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*")
 
 
@@ -55,11 +56,14 @@ def translated(message: str, table: Table) -> str:
 
     Two of its patterns are read; a message with neither comes back as it is, on one line.
     """
-    words = " ".join(message.split()).split(" Given value")[0]
-    if union := SUBTYPES.search(words):
+    whole = " ".join(message.split())
+    words = whole.split(" Given value")[0]
+    match = KEY.search(words)
+    if denied := DENIED.search(whole):
+        words = f"{match[0] if match else ''}{denied[1]} may not be named here: functions never, classes by class_path"
+    elif union := SUBTYPES.search(words):
         kinds = [re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", kind) for kind in union[1].split(", ")]
         words = words[: union.start()] + f"expected {' or '.join(kinds)}"
-    match = KEY.search(words)
     key = tuple((match[1] or match[2]).split(".")) if match else ("",)
     for path, entry in table.items():
         if path[: len(key)] == key:
@@ -76,8 +80,10 @@ class Cli(LightningCLI):
 
     def __init__(self, command: str, resolved: Resolved, checkpoint: str | None = None) -> None:
         self.command, self.resolved, self.checkpoint = command, resolved, checkpoint
-        self.parts = {".".join(part): imported(path) for part, path in resolved.parts.paths.items() if part != ("run",)}
-        self._check_sorts()
+        chosen = [part for part in resolved.parts.paths if part not in (("run",), ("trainer",))]
+        self.parts = {".".join(part): imported(resolved.parts, part) for part in chosen}
+        self._refuse_callbacks()
+        limit_imports(resolved.parts, [Trainer, *self.parts.values()])
         self.record = RunRecord()
         super().__init__(
             self.parts["model"],
@@ -160,23 +166,11 @@ class Cli(LightningCLI):
         if self.command == "fit":
             self.model.block_options = self.trainer.block_options
 
-    def _check_sorts(self) -> None:
-        sorts = {"model": LightningModule, "data": LightningDataModule, "callbacks": Callback}
+    def _refuse_callbacks(self) -> None:
         for key, part in self.parts.items():
-            sort = sorts.get(key.split(".")[0])
-            if sort and not (isinstance(part, type) and issubclass(part, sort)):
-                raise ConfigError(
-                    f"{key}.class = {part.__module__}.{part.__qualname__}: not a Lightning {sort.__name__}"
-                )
             for refused, reason in REFUSED.items():
                 if key.startswith("callbacks.") and issubclass(part, refused):
                     raise ConfigError(f"{key}.class = {part.__module__}.{part.__qualname__}: {reason}")
-
-
-def imported(path: str) -> Any:
-    """Return the class or function of a dotted path."""
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
 
 
 def _without_class(value: Any) -> Any:

@@ -9,7 +9,8 @@ from lightning.pytorch import LightningModule
 
 from datamodules.core.errors import DataError
 from launch.checkpoints import choose, step_of
-from launch.cli import Cli, imported
+from launch.classes import imported
+from launch.cli import Cli
 from launch.config.errors import ConfigError
 from launch.config.resolved import Resolved
 from launch.leaving import leave
@@ -59,7 +60,7 @@ def check_prediction(resolved: Resolved) -> None:
     Raises:
         ConfigError: the method gives no predictions, or no key of the data names what to predict.
     """
-    model = imported(resolved.parts.paths[("model",)])
+    model = imported(resolved.parts, ("model",))
     if getattr(model, "predict_step", None) is LightningModule.predict_step:
         raise ConfigError(f"model.class = {resolved.get('model.class')}: gives no predictions; it has no predict_step")
     named = [resolved.get(f"data.{key}") for key in ("predict_source", "test_source")]

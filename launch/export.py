@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -185,12 +184,12 @@ def build(resolved: Resolved, run: Path, tokenizer: Any, options: dict[str, Any]
     Raises:
         ConfigError: the method cannot be exported, or not so.
     """
-    module_name, _, class_name = resolved.parts.paths[("model",)].rpartition(".")
     with importing():
+        from launch.classes import imported
         from lightning_modules.core.base import Method
 
-        kind = getattr(import_module(module_name), class_name)
-    if getattr(kind, "export", Method.export) is Method.export:
+        kind = imported(resolved.parts, ("model",))
+    if not issubclass(kind, Method) or kind.export is Method.export:
         raise ConfigError(f"model.class = {resolved.get('model.class')}: cannot be exported, it gives no export()")
     method = kind(**{name: value for name, value in resolved.values["model"].items() if name != "class"})
     method.recall(run)

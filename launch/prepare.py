@@ -1,6 +1,5 @@
 """`python -m launch prepare`: tokenise a corpus ahead of training, whole or as one part of an array job."""
 
-import importlib
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -82,9 +81,11 @@ def instantiate(resolved: Resolved) -> "LightningDataModule":
     """
     from jsonargparse import ArgumentParser
 
+    from launch.classes import imported, limit_imports
+
     path = resolved.parts.paths[("data",)]
-    module, _, name = path.rpartition(".")
-    datamodule = getattr(importlib.import_module(module), name)
+    datamodule = imported(resolved.parts, ("data",))
+    limit_imports(resolved.parts, [datamodule])
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(datamodule, "data")
     values = {key: value for key, value in resolved.values["data"].items() if key != "class"}

@@ -7,7 +7,6 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,13 +127,13 @@ def corpus_options(size: Size, root: Path | None) -> dict[str, Any] | None:
 
 def counted(resolved: Resolved) -> Cost:
     """Average the operations and tokens of a step over the first global batches of the training data."""
+    from launch.classes import imported
     from launch.prepare import instantiate
 
     data = instantiate(resolved)
     data.setup()
-    module, _, name = resolved.parts.paths[("model",)].rpartition(".")
     options = {key: value for key, value in resolved.values["model"].items() if key != "class"}
-    method = getattr(import_module(module), name)(**options)
+    method = imported(resolved.parts, ("model",))(**options)
     method.build(data.tokenizer, data.sequence_length)
     steps = list(islice(data.train_dataloader(), COUNTED_STEPS))
     operations = sum(method.flops(batch) for step in steps for batch in step)

@@ -1,6 +1,8 @@
 """Which class stands behind each part of the configuration."""
 
-from launch.config import source
+import os
+
+from launch.config import sorts, source
 from launch.config.defaults import start_table
 from launch.config.errors import meant
 from launch.config.overlay import NAMED
@@ -19,9 +21,13 @@ class Parts:
         self.paths: dict[Key, str] = {("trainer",): TRAINER, ("run",): RUN}
         self.signatures: dict[Key, Signature] = {key: signature(path) for key, path in self.paths.items()}
         self.problems: list[str] = []
+        self.importable: set[str] = set()  # what a value may name for the second pass to import
+        self._runs = run_folders(table)
         for part in [("model",), ("data",), ("strategy",), *named_parts(table)]:
             if not _is_out(table, part):
                 self._choose(part, table)
+        for part, path in self.paths.items():
+            self._look_below(part, path, {key: entry for key, entry in table.items() if key[: len(part)] == part})
 
     def _choose(self, part: Key, table: Table) -> None:
         known = GROUPS[part[0]]
@@ -37,11 +43,26 @@ class Parts:
             if "." not in path:
                 choice = f"known: {', '.join(known)}, or a dotted path to a class of your own"
                 raise source.NotFound(f"unknown name; {choice}{meant(str(entry.value), [*known])}")
+            sorts.check_part(part, path, self._runs)
             self.signatures[part] = signature(path)
             self.paths[part] = path
         except (source.NotFound, SyntaxError) as error:
             key = (*part, "class") if (*part, "class") in table or len(part) == 1 else part
             self.problems.append(f"{named(key, entry)}: {error}")
+
+    def _look_below(self, part: Key, path: str, table: Table) -> None:
+        for key, entry, value in sorts.class_paths(part, table):
+            try:
+                sorts.check_below(path, value, self._runs)
+            except (source.NotFound, SyntaxError) as error:
+                self.problems.append(f"{named(key, entry)}: {error}")
+        self.importable |= sorts.importable(path, table, self._runs)
+
+
+def run_folders(table: Table) -> list[str]:
+    """Return the folder that becomes a run's, if it is given: it is one from its first start on."""
+    given = table.get(("run", "dir"), Entry(None, "")).value
+    return [os.path.expanduser(given)] if isinstance(given, str) and given else []
 
 
 def named_parts(table: Table) -> list[Key]:

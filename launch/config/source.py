@@ -21,8 +21,8 @@ def source_file(module: str) -> Path | None:
         if spec is None:
             continue
         folders = [Path(p) for p in spec.submodule_search_locations or []]
-        if not rest and not folders:
-            return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+        if not rest and not folders and spec.origin and spec.origin.endswith(".py"):
+            return Path(spec.origin)  # of a module that is frozen into Python, a later finder knows the source
         for folder in folders:
             base = folder.joinpath(*rest)
             for file in (base / "__init__.py", base.with_suffix(".py")):
@@ -39,6 +39,7 @@ class Module:
         self.package = name if file.name == "__init__.py" else name.rpartition(".")[0]
         self.defined: dict[str, ast.AST] = {}
         self.imported: dict[str, str] = {}
+        self.stars: list[str] = []  # modules of which all names are imported
         for node in _top_level(ast.parse(file.read_text(encoding="utf-8")).body):
             self._note(node)
 
@@ -56,7 +57,10 @@ class Module:
             parents = self.package.split(".")[: len(self.package.split(".")) - node.level + 1] if node.level else []
             origin = ".".join([*parents, *([node.module] if node.module else [])])
             for alias in node.names:
-                self.imported[alias.asname or alias.name] = f"{origin}.{alias.name}"
+                if alias.name == "*":
+                    self.stars.append(origin)
+                else:
+                    self.imported[alias.asname or alias.name] = f"{origin}.{alias.name}"
 
     def target(self, node: ast.expr) -> str | None:
         """Return the dotted name that an expression such as `base.Method` stands for."""
@@ -85,9 +89,10 @@ def lookup(path: str, hops: int = 8) -> tuple[ast.AST, Module] | None:
     """Find what `package.module.name` is defined as, through imports and re-exports."""
     name = path.rpartition(".")[2]
     module = _module(path.rpartition(".")[0]) if "." in path else None
-    if module and name in module.defined:
-        return module.defined[name], module
-    return lookup(module.imported[name], hops - 1) if module and hops and name in module.imported else None
+    if module is None or name in module.defined:
+        return (module.defined[name], module) if module else None
+    origins = [module.imported[name]] if name in module.imported else [f"{star}.{name}" for star in module.stars]
+    return next(filter(None, (lookup(origin, hops - 1) for origin in origins)), None) if hops else None
 
 
 def definition(path: str) -> tuple[ast.ClassDef | ast.FunctionDef, Module]:
@@ -102,7 +107,7 @@ def definition(path: str) -> tuple[ast.ClassDef | ast.FunctionDef, Module]:
     module_name, _, name = path.rpartition(".")
     module = _module(module_name) if module_name else None
     if module is None:
-        raise NotFound(f"there is no module {module_name or path} on the Python path")
+        raise NotFound(f"there is no module {module_name or path} on the Python path, or it has no source to read")
     raise NotFound(f"module {module_name} has no class {name}{meant(name, [*module.defined])}")
 
 

@@ -1,10 +1,10 @@
 """How large a method's networks are, from networks that are built without memory (torch's meta device)."""
 
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 
+from launch.classes import imported
 from launch.config.errors import ConfigError, one_line
 from launch.config.resolved import Resolved
 from launch.config.shadow import signature
@@ -45,9 +45,8 @@ def build(resolved: Resolved, vocab_size: int) -> Method:
     Raises:
         ConfigError: the method wants to look at something that is not opened for a plan.
     """
-    module_name, _, class_name = resolved.parts.paths[("model",)].rpartition(".")
-    kind = getattr(import_module(module_name), class_name)
-    if not (isinstance(kind, type) and issubclass(kind, Method)):
+    kind = imported(resolved.parts, ("model",))
+    if not issubclass(kind, Method):
         raise ConfigError(f"model.class = {resolved.get('model.class')}: is no Method, its memory cannot be planned")
     options = {name: value for name, value in resolved.values["model"].items() if name != "class"}
     method = kind(**options)

@@ -152,7 +152,8 @@ def test_a_method_brings_its_own_rules(tmp_path: Path, monkeypatch: pytest.Monke
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('a package is never imported for its rules')\n")
     (package / "module.py").write_text(
-        "import torch\nclass Own:\n    def __init__(self, a: int = 1, b: int = 2): ...\n"
+        "from lightning import LightningModule\n"
+        "class Own(LightningModule):\n    def __init__(self, a: int = 1, b: int = 2): ...\n"
     )
     (package / "rules.py").write_text(
         "RULES = [(('model.a', 'model.b'), lambda a, b: None if a < b else f'must be below {b}'),\n"
