@@ -11,7 +11,7 @@ from datamodules.core.errors import DataError
 from launch.checkpoints import choose, step_of
 from launch.classes import imported
 from launch.cli import Cli
-from launch.config.errors import ConfigError
+from launch.config.errors import ConfigError, one_line
 from launch.config.resolved import Resolved
 from launch.leaving import leave
 from launch.peers import Unreachable, watched
@@ -40,10 +40,10 @@ def evaluate(command: str, resolved: Resolved, folder: RunFolder) -> int:
         with watched(cli.trainer, folder):
             found = cli.run()
     except Unreachable as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         leave(ERROR)
     except (DataError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return ERROR
     if process_rank() == 0:
         report = _predicted if command == "predict" else _measured

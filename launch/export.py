@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from launch.config.errors import ConfigError, short
+from launch.config.errors import ConfigError, one_line, short
 from launch.config.overlay import expanded
 from launch.config.resolved import CONFIG, Resolved, resolve
 from launch.config.source import base_names, lookup
@@ -36,7 +36,7 @@ def main(words: list[str]) -> int:
     try:
         print(*export(resolved, run, out, given.step, options), sep="\n")
     except (CheckpointError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from datamodules.core.errors import DataError
 from launch.checkpoints import choose, step_of
 from launch.cli import Cli
-from launch.config.errors import ConfigError
+from launch.config.errors import ConfigError, one_line
 from launch.config.resolved import NEXT_CONFIG, Resolved
 from launch.leaving import leave
 from launch.peers import PROBE_SECONDS, Unreachable, watched
@@ -100,7 +100,9 @@ def _run(cli: Cli, folder: RunFolder) -> Outcome:
 def _told(error: Exception) -> int:
     rank = process_rank()
     if rank == 0 or not isinstance(error, ConfigError):  # all ranks make the same mistake in a configuration
-        print(f"rank {rank}: error: {error}" if rank else f"error: {error}", file=sys.stderr, flush=True)
+        problems = error.problems if isinstance(error, ConfigError) else [error]
+        lines = [f"rank {rank}: error: {one_line(it)}" if rank else f"error: {one_line(it)}" for it in problems]
+        print(*lines, sep="\n", file=sys.stderr, flush=True)
     return ERROR
 
 

@@ -1,10 +1,15 @@
 """What is printed goes on when its reader is gone, and is readable on every terminal."""
 
 import os
+import re
 import sys
 import threading
 from contextlib import suppress
 from typing import Any, TextIO
+
+from launch.config.errors import one_line
+
+MOVES = re.compile(r"(?:\n|\r|\x1b\[A)*")  # what a progress bar writes to go to its line
 
 
 def install() -> None:
@@ -17,7 +22,10 @@ def install() -> None:
 
 
 class Steady:
-    """A text stream that never raises: a run must not end because `| tee` or `| head` did.
+    """A text stream that never raises, and shows control characters instead of sending them.
+
+    A run must not end because `| tee` or `| head` did, and names of files and runs may hold codes that colour, move or
+    reprogram a terminal.
 
     A broken pipe becomes /dev/null; after other faults, as of a full disk, the next line is tried again. Lines are sent
     whole, also where Python does not buffer: ranks share the output, and print() writes a line in pieces.
@@ -32,7 +40,7 @@ class Steady:
     def write(self, text: str) -> int:
         """Keep text until its line is whole."""
         with self._lock:
-            self._held += text
+            self._held += visible(text, starts=not self._held)
             if "\n" in text:
                 self._send()
         return len(text)
@@ -61,3 +69,17 @@ class Steady:
             os.close(null)
             with suppress(OSError):
                 self._stream.flush()
+
+
+def visible(text: str, starts: bool = True) -> str:
+    """Return a text with its control characters escaped, save line breaks, tabs and the moves of a progress bar.
+
+    Args:
+        text: what is written at once.
+        starts: whether it is the first of its line; a bar begins there with a carriage return.
+    """
+    if text.isprintable() or MOVES.fullmatch(text):
+        return text
+    start = "\r" if starts and text.startswith("\r") else ""
+    lines = text[len(start) :].split("\n")
+    return start + "\n".join("\t".join(map(one_line, line.split("\t"))) for line in lines)

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from launch.config import Resolved, resolve
-from launch.config.errors import ConfigError
+from launch.config.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
@@ -45,7 +45,7 @@ def main(words: list[str]) -> int:
         fix = (
             f"; make it with: {command}" if part is not None and "tokenizer has not been trained" in str(error) else ""
         )
-        print(f"error: {error}{fix}", file=sys.stderr)
+        print(f"error: {one_line(error)}{fix}", file=sys.stderr)
         return 1
     return 0
 

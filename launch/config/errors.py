@@ -3,7 +3,8 @@
 import re
 from difflib import get_close_matches
 
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Control characters, line breaks, what turns the direction of the text after it, and broken UTF-8.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class ConfigError(Exception):

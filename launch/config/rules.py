@@ -9,6 +9,7 @@ import runpy
 from collections.abc import Callable
 from typing import Any
 
+from launch.config.errors import one_line
 from launch.config.overlay import nested, under
 from launch.config.parts import Parts
 from launch.config.read import DEFAULT, Entry, Key, Table
@@ -67,6 +68,11 @@ def wall_time(given: str | int | None) -> str | None:
     return 'must be above 0, in seconds or as "h:mm:ss" or "d-hh:mm:ss"'
 
 
+def printable(folder: str | None) -> str | None:
+    """The name of a run's folder stands in messages, scripts and the titles of windows."""
+    return "must be on one line, without control characters" if folder and one_line(folder) != folder else None
+
+
 def whole_seed(seed: int) -> str | None:
     """A seed has 32 bits."""
     return None if 0 <= seed < 2**32 else "must be from 0 to 4294967295"
@@ -94,6 +100,7 @@ RULES: list[Rule] = [
     (("data.sequence_length",), positive),
     (("data.global_batch_size", "data.micro_batch_size", "ranks"), batch_divides),
     (("data.sequence_length", "model.max_positions"), fits_positions),
+    (("run.dir",), printable),
     (("run.max_wall_time",), wall_time),
     (("model.learning_rate",), not_negative),
     (("model.warmup_steps",), not_negative),

@@ -7,6 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.core.errors import DataError
+from launch.config.errors import ConfigError, one_line
+from launch.config.resolved import resolve
+from launch.fit import _told
+from launch.output import visible
+from lightning_modules.core.checkpoint.errors import CheckpointError
+
 ROOT = Path(__file__).parents[2]
 DEAD = """
 import os, sys
@@ -57,3 +64,41 @@ def test_a_terminal_without_unicode() -> None:
     done = run("-m", "launch", "config", "--config", "tests/cli/toy.yaml", "--model.language", "\u00e4", **ascii_only)
     assert done.returncode == 0
     assert done.stdout.isascii()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain \u00e4 \u4e2d\n", "plain \u00e4 \u4e2d\n"),
+        ("a\tb\nc\n", "a\tb\nc\n"),
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("\x9b31m", "\\x9b31m"),
+        ("ok\rerror: no", "ok\\rerror: no"),
+        ("a\x08b\x7f", "a\\x08b\\x7f"),
+        ("gpj.\u202etxt", "gpj.\\u202etxt"),
+        ("line\u2028two", "line\\u2028two"),
+        ("\r 30% \x1b[31m", "\r 30% \\x1b[31m"),
+        ("\n\x1b[A", "\n\x1b[A"),
+    ],
+)
+def test_control_characters_are_shown(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def test_a_carriage_return_inside_a_line_is_shown() -> None:
+    code = r"print('good', '\rbad\x1b[2J'); print('\r50%', end='', flush=True)"
+    assert run("-c", f"from launch import output; output.install(); {code}").stdout == b"good \\rbad\\x1b[2J\n\r50%"
+
+
+def test_every_kind_of_error_is_one_line(capsys: pytest.CaptureFixture) -> None:
+    for kind in (DataError, CheckpointError, ConfigError):
+        _told(kind("a\nb\x1b[31m.jsonl: is empty"))
+    assert capsys.readouterr().err == "error: a\\nb\\x1b[31m.jsonl: is empty\n" * 3
+
+
+def test_a_run_has_a_name_that_can_be_shown() -> None:
+    for name in ("a\nb", "a\x1b[31m", "\u202ea"):
+        with pytest.raises(ConfigError, match=r"run\.dir = .*: must be on one line, without control characters"):
+            resolve(["--config", "tests/cli/toy.yaml", "--run.dir", name])
+    assert one_line("\u0627\u0644\u200f") == "\u0627\u0644\u200f", "marks of a writing stay"
