@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from datamodules.core import wordpiece
+from datamodules.core.account import Accept, Account, told
 from datamodules.core.base import TextDataModule
-from datamodules.core.batches import LabelledBatch, TextBatch
-from datamodules.core.encoded import Encoded
+from datamodules.core.classes import LABELS_FILE, Naming, read_names
+from datamodules.core.encoded import Encoded, WithLabels
 from datamodules.core.errors import DataError
-from datamodules.core.labels import Example, Fields, Labels, class_names, class_number, read_examples
+from datamodules.core.labels import Example, Fields, Labels, class_names, class_number, count, read_examples
 from datamodules.core.loader import Evaluation, FromStep, Steps, loader
-from datamodules.core.made_tasks import MADE, make_examples
+from datamodules.core.made_tasks import MADE, check_name, make_examples
 from datamodules.core.order import sample_at
 from datamodules.core.preparation import Preparation, cache_folder
 from datamodules.core.publishing import write_atomically
@@ -29,14 +29,13 @@ from datamodules.core.wordpiece import TokenizerOptions
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-Samples = Callable[[NDArray[np.int64]], NDArray[np.int64]]  # places in the global order -> numbers of examples
-LABELS_FILE = "labels.json"  # in the run's folder: the names of the classes, in the order of the outputs
 SOURCE_KEYS = {
     "train": "source",
     "val": "validation_source",
     "test": "test_source",
     "predict": "predict_source",
 }
+READ = {"validate": ("val",), "test": ("test",), "predict": ("predict",)}  # by stage; fit reads all
 
 
 class LabelledText(TextDataModule):
@@ -60,6 +59,7 @@ class LabelledText(TextDataModule):
         labels: a label is a class, by name or whole number, or a number to be predicted.
         sequence_length: longest example in tokens, special ones included; of a pair the longer text is cut first.
         num_examples: train on so many examples of `source` only, drawn by the seed; null for all.
+        accept: take data although more than a fifth of its tokens is unknown, or labels that mostly mean "no label".
         num_workers: processes that assemble batches ahead; 0 does it in the training process.
         cache_dir: where a trained tokenizer lives; by default tokamak in the user's cache folder.
     """
@@ -79,17 +79,22 @@ class LabelledText(TextDataModule):
         labels: Labels = "classes",
         sequence_length: int = 128,
         num_examples: int | None = None,
+        accept: list[Accept] | None = None,
         num_workers: int = 0,
         cache_dir: str | None = None,
     ) -> None:
-        super().__init__(global_batch_size, micro_batch_size, sequence_length)
+        super().__init__(global_batch_size, micro_batch_size, sequence_length, accept)
+        if num_examples is not None and num_examples < 1:
+            raise DataError(f"data.num_examples = {num_examples}: must be at least 1, or null for all")
         made = source if source in MADE else None
         self.sources = {
             "train": source,
             "val": validation_source or made,
             "test": test_source or made,
-            "predict": predict_source,
+            "predict": predict_source or test_source or made,
         }
+        for split, name in self.sources.items():
+            check_name(name, f"data.{SOURCE_KEYS[split]}")
         self.preparation = Preparation(
             tokenizer=tokenizer,
             sources={"train": EMBEDDED if made else source, "val": None, "test": None},
@@ -101,83 +106,132 @@ class LabelledText(TextDataModule):
             cache=cache_folder(cache_dir),
         )
         self.preparation.check()
-        self.fields = Fields(text_field, pair_field, label_field, labels)
+        self.fields = Fields(text_field, pair_field, label_field, labels, Naming(any_word="labels" in self.accept))
         self.num_examples, self.num_workers = num_examples, num_workers
         self.tokenizer_place: str | None = None
         self.label_names: list[str] = []
         self.splits: dict[str, Encoded] = {}
+        self.read: dict[str, Account] = {}
+
+    @property
+    def began(self) -> Path | None:
+        """The folder of the run whose classes are to be gone on with; None in its first start."""
+        run = Path(self.trainer.default_root_dir) if self.trainer is not None else None
+        return run if run and (not self.trainer.training or self.kept_tokenizer) else None
 
     def prepare_data(self) -> None:
-        """Trains the tokenizer if that is wanted; Lightning calls it on one rank."""
-        self.tokenizer_place = str(self.preparation.make_tokenizer(self.kept_tokenizer))
+        """Train the tokenizer if that is wanted; Lightning calls it on one rank."""
+        kept = self.kept_tokenizer
+        if kept and kept.is_dir() and self.preparation.tokenizer.train and not self.trainer.training:
+            self.tokenizer_place = str(kept)  # the text that it was trained on may have changed, or be gone
+        else:
+            self.tokenizer_place = str(self.preparation.make_tokenizer(kept))
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads and tokenises the examples on every rank; the training data comes first and gives the labels."""
-        if self.splits:
+        """Read and tokenise on every rank the examples that a stage needs."""
+        wanted = [split for split in self.needed(stage) if split not in self.splits]
+        if not wanted and self.tokenizer is not None:
             return
         if self.tokenizer_place is None and self.rank == 0:
             self.prepare_data()
         if self.world_size > 1:
             self.tokenizer_place = self.trainer.strategy.broadcast(self.tokenizer_place)
         self.tokenizer = wordpiece.load(self.tokenizer_place)
-        train = self.chosen(self.examples("train"))
-        self.label_names = class_names(train) if self.fields.labels == "classes" else []
-        self.splits["train"] = self.encoded(train)
-        for split in ("val", "test", "predict"):
-            if self.sources[split] is not None:
-                self.splits[split] = self.encoded(self.examples(split))
+        read = self.learn_names(wanted)
+        for split in wanted:
+            self.splits[split] = self.encoded(split, read.pop(split, None) or self.examples(split))
+        self.check_accounts(is_corpus=False)
         if stage == "fit" and self.rank == 0 and self.trainer is not None:
             self.leave_in_run(Path(self.trainer.default_root_dir))
 
+    def needed(self, stage: str | None) -> list[str]:
+        """Name the splits that a stage reads: all for fit, so that each fault is told early."""
+        own = self.sources["predict"] != self.sources["test"]
+        splits = READ.get(stage) or [split for split in SOURCE_KEYS if own or split != "predict"]
+        return [split for split in splits if self.sources[split]]
+
+    def learn_names(self, wanted: list[str]) -> dict[str, list[Example]]:
+        """Learn the names of the classes: of a run that has begun its own, else those of the training examples.
+
+        Returns the training examples, if they were read and are wanted.
+        """
+        known = self.label_names or (read_names(self.began) if self.began else None)
+        if known is not None:
+            self.know(known)
+            return {}
+        train = self.examples("train")
+        self.know(class_names(train) if self.fields.labels == "classes" else [])
+        return {"train": train} if "train" in wanted else {}
+
+    @property
+    def whose(self) -> str:
+        """Say where the classes come from."""
+        return f"classes of the run ({self.began / LABELS_FILE})" if self.began else "training labels"
+
+    def know(self, names: list[str]) -> None:
+        """Take names for those of the classes.
+
+        Raises:
+            DataError: labels are numbers and names are given, or the other way round.
+        """
+        if bool(names) != (self.fields.labels == "classes"):
+            raise DataError(
+                f"data.labels = {self.fields.labels}: the run began with {'classes' if names else 'numbers'}; "
+                "go on with those, or take a new run.dir"
+            )
+        self.label_names = names
+        self.fields = replace(self.fields, naming=replace(self.fields.naming, known=tuple(names)))
+
     def examples(self, split: str) -> list[Example]:
-        """Reads or makes the examples of a split.
+        """Read or make the examples of a split.
 
         Raises:
             DataError: a record is no good.
         """
-        name = self.sources[split]
+        name, account = self.sources[split], Account()
+        self.read[split] = account
         if name in MADE:
-            return make_examples(name, "test" if split == "predict" else split)
-        if name == EMBEDDED or name.startswith(f"{EMBEDDED}:"):
-            raise DataError(f"data.{SOURCE_KEYS[split]} = {name!r}: no such task; there are {', '.join(MADE)}")
-        fields = self.fields
-        if split == "predict":
-            fields = Fields(fields.text, fields.pair, None, fields.labels)
-        return read_examples(locate(name, split), fields)
+            made = make_examples(name, "test" if split == "predict" else split)
+            account.records = len(made)
+            return (
+                [example._replace(label=None) for example in made] if split == "predict" else self.chosen(split, made)
+            )
+        fields = replace(self.fields, label=None) if split == "predict" else self.fields
+        return self.chosen(split, read_examples(locate(name, split), fields, account))
 
-    def chosen(self, examples: list[Example]) -> list[Example]:
-        """Draws `num_examples` of the training examples."""
-        if self.num_examples is None or self.num_examples >= len(examples):
+    def chosen(self, split: str, examples: list[Example]) -> list[Example]:
+        """Draw `num_examples` of the training examples; of other splits take all."""
+        if split != "train" or self.num_examples is None or self.num_examples >= len(examples):
             return examples
         places = sample_at(np.arange(self.num_examples), len(examples), self.seed)
         return [examples[place] for place in sorted(places.tolist())]
 
-    def encoded(self, examples: list[Example]) -> "Encoded":
-        """Tokenises examples and numbers their labels."""
+    def encoded(self, split: str, examples: list[Example]) -> "Encoded":
+        """Tokenise examples and number their labels."""
         numbers = {name: number for number, name in enumerate(self.label_names)}
         if examples[0].label is None:
             labels = torch.zeros(len(examples), dtype=torch.int64)
         elif self.fields.labels == "classes":
-            labels = torch.tensor([class_number(example, numbers) for example in examples])
+            labels = torch.tensor([class_number(example, numbers, self.whose) for example in examples])
         else:
             labels = torch.tensor([example.label for example in examples], dtype=torch.float32)
-        return Encoded(examples, self.tokenizer, self.sequence_length, labels)
+        count(examples, account := self.read[split], self.fields.labels == "classes")
+        return Encoded(examples, self.tokenizer, self.sequence_length, labels, account)
+
+    def accounts(self) -> dict[str, Account]:
+        """Give the account of each split that was read."""
+        return {split: self.read[split] for split in self.splits}
 
     def leave_in_run(self, run: Path) -> None:
-        """Writes the tokenizer and the names of the classes into the run.
-
-        Raises:
-            DataError: the run was started with other classes.
-        """
+        """Write the tokenizer and the names of the classes into the run."""
         wordpiece.copy_into_run(self.tokenizer, run)
-        file = run / LABELS_FILE
-        if file.exists() and json.loads(file.read_text()) != self.label_names:
-            raise DataError(f"{file}: has other classes than data.source; go on with those, or take a new run.dir")
-        write_atomically(file, json.dumps(self.label_names) + "\n")
+        write_atomically(run / LABELS_FILE, json.dumps(self.label_names) + "\n")
 
     @property
-    def fingerprint(self) -> str:
-        """A hash of the training examples, as ids and labels, and of the names of the classes."""
+    def fingerprint(self) -> str | None:
+        """A hash of the training examples, as ids and labels, and of the names of the classes; None without them."""
+        if "train" not in self.splits:
+            return None
         return hashlib.sha256(self.splits["train"].content() + json.dumps(self.label_names).encode()).hexdigest()[:32]
 
     def describe(self) -> list[str]:
@@ -189,9 +243,12 @@ class LabelledText(TextDataModule):
         for split, examples in self.splits.items():
             cut = f", {examples.num_cut:,} of them cut to {self.sequence_length} tokens" if examples.num_cut else ""
             lines.append(f"{split}: {len(examples):,} examples{cut}")
+            lines += told(self.read[split], split)
         if "val" not in self.splits:
             lines.append("val: none, so nothing is validated; name data.validation_source")
-        return [*lines, f"an epoch has {len(self.splits['train']) / self.global_batch_size:.1f} steps"]
+        if "train" in self.splits:
+            lines.append(f"an epoch has {len(self.splits['train']) / self.global_batch_size:.1f} steps")
+        return lines
 
     def is_special(self) -> NDArray[np.bool_]:
         """Marks the ids that stand for no text."""
@@ -229,18 +286,3 @@ class LabelledText(TextDataModule):
         examples = self.splits[split]
         items = Evaluation(examples, self.batching(), self.is_special())
         return loader(WithLabels(items, examples.labels, np.asarray), self.num_workers)
-
-
-class WithLabels(Dataset[list[LabelledBatch]]):
-    """Adds to every micro-batch the labels of its samples, found by their places in the global order."""
-
-    def __init__(self, batches: Dataset[list[TextBatch]], labels: torch.Tensor, sample_of: Samples) -> None:
-        self.batches, self.labels, self.sample_of = batches, labels, sample_of
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, item: int) -> list[LabelledBatch]:
-        return [
-            {**batch, "label_B": self.labels[self.sample_of(batch["sample_B"].numpy())]} for batch in self.batches[item]
-        ]

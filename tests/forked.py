@@ -48,8 +48,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def train(run: Path, ranks: int, *words: str, seconds: float = 240) -> None:
-    """Run `launch fit` to its end in the folder of a run, as so many processes that are started as by srun."""
+def train(run: Path, ranks: int, *words: str, seconds: float = 240, command: str = "fit", code: int = 0) -> str:
+    """Run `launch fit` to its end in the folder of a run, as so many processes that are started as by srun.
+
+    Returns what the first one has written in all its runs.
+    """
     run.mkdir(parents=True, exist_ok=True)
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks), "NODE_RANK": "0"}
     context, deadline = server(), time.monotonic() + seconds
@@ -58,7 +61,7 @@ def train(run: Path, ranks: int, *words: str, seconds: float = 240) -> None:
         context.Process(
             target=_rank,
             args=(environment() | ({**place, "LOCAL_RANK": str(rank)} if ranks > 1 else {}), logs[rank]),
-            kwargs={"words": ["fit", *words, f"--run.dir={run}"]},
+            kwargs={"words": [command, *words, f"--run.dir={run}"]},
         )
         for rank in range(ranks)
     ]
@@ -71,7 +74,8 @@ def train(run: Path, ranks: int, *words: str, seconds: float = 240) -> None:
         process.kill()
         process.join()
     codes = [process.exitcode for process in processes]
-    assert codes == [0] * ranks, "\n".join([f"{codes}:", *(log.read_text() for log in logs)])
+    assert codes == [code] * ranks, "\n".join([f"{codes}:", *(log.read_text() for log in logs)])
+    return logs[0].read_text()
 
 
 def _rank(variables: dict[str, str], log: Path, words: list[str]) -> None:

@@ -16,7 +16,7 @@ KEPT_MESSAGES = 5
 WARN_SHARE, REFUSE_SHARE = 0.01, 0.2  # of the tokens
 UNKNOWN_FIX = "take a tokenizer that knows this writing, or train one with a larger vocabulary"
 LOST_FIX = "raise data.sequence_length, or set data.examples to packed"
-Accept = Literal["unknown", "lost", "columns"]
+Accept = Literal["unknown", "lost", "columns", "labels"]
 
 
 @dataclass

@@ -3,18 +3,19 @@
 import csv
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from datamodules.core.account import Account
+from datamodules.core.classes import ClassName, Naming, class_labels, ordered, with_names
 from datamodules.core.errors import DataError
 from datamodules.core.lines import MAX_DOCUMENT_BYTES, Records, half_pair, text_lines
-from datamodules.core.tables import rows_of
+from datamodules.core.tables import rows_of, schema_of
 
 Labels = Literal["classes", "numbers"]
-WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+FOUND = Naming()  # in the training examples
 
 
 class Example(NamedTuple):
@@ -34,6 +35,12 @@ class Fields:
     pair: str | None
     label: str | None  # None: no label is read
     labels: Labels
+    naming: Naming = FOUND
+
+    @property
+    def read(self) -> list[str]:
+        """The fields that are read."""
+        return [name for name in (self.text, self.pair, self.label) if name is not None]
 
     def example(self, record: Any, place: str) -> Example:
         """Take an example out of a record.
@@ -52,12 +59,8 @@ class Fields:
         """Read the label as the name of a class or as a number."""
         value = present(record, self.label, "label_field", place)
         if self.labels == "numbers":
-            return number_of(value, self.label, place)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if not isinstance(value, str | int) or value == "":
-            raise DataError(f"{place}: {self.label!r} = {value!r:.60} names no class; give a word or a whole number")
-        return str(value)
+            return number_of(value.number if isinstance(value, ClassName) else value, self.label, place)
+        return self.naming.read(value, self.label, place)
 
 
 def present(record: dict[str, Any], name: str, key: str, place: str) -> Any:
@@ -93,15 +96,22 @@ def number_of(value: Any, name: str, place: str, fix: str = "set data.labels to 
     return number
 
 
-def read_examples(files: tuple[Path, ...], fields: Fields) -> list[Example]:
-    """Read all examples of some files, in order.
+def read_examples(files: tuple[Path, ...], fields: Fields, account: Account | None = None) -> list[Example]:
+    """Read all examples of some files, in order; `account` counts them.
 
     Raises:
         DataError: a record is no good, or there is none.
     """
-    found = [fields.example(record, place) for path in files for place, record in records_of(path, fields.text)]
+    account = Account() if account is None else account
+    found = []
+    for path in files:
+        account.files += 1
+        for place, record in records_of(path, fields.text):
+            account.see(record if isinstance(record, dict) else ())
+            found.append(fields.example(record, place))
     if not found:
         raise DataError(f"{files[0]}: holds no example; write one record a line")
+    account.read(*fields.read)
     return found
 
 
@@ -117,7 +127,9 @@ def records_of(path: Path, text_field: str | None = None) -> Iterator[tuple[str,
     elif ".csv" in suffixes or ".tsv" in suffixes:
         yield from table_records(path, records)
     elif path.suffix in (".parquet", ".arrow"):
-        yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows_of(path, records)))
+        names = class_labels(schema_of(path, records), path.parent)
+        rows = (with_names(row, names) for row in rows_of(path, records))
+        yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows))
     else:
         raise DataError(f"{path}: has no fields for a label; give jsonl, csv, tsv, parquet or arrow")
 
@@ -162,29 +174,44 @@ def table_records(path: Path, records: Records) -> Iterator[tuple[str, Any]]:
 
 
 def class_names(examples: list[Example]) -> list[str]:
-    """Collect the classes of the training examples, in the order of their numbers or of the alphabet.
+    """Collect the classes of the training examples, in their order.
 
     Raises:
         DataError: there is only one.
     """
     names = {example.label for example in examples}
     if len(names) < 2:
-        raise DataError(f"{examples[0].place}: every label is {names.pop()!r}; there is nothing to learn")
-    if all(WHOLE_NUMBER.fullmatch(name) for name in names):
-        return sorted(names, key=lambda name: (int(name), name))  # "1" and "01" are two classes of one number
-    return sorted(names)
+        raise DataError(f"{examples[0].place}: every label is {str(names.pop())!r}; there is nothing to learn")
+    return ordered(names)
 
 
-def class_number(example: Example, numbers: dict[str, int]) -> int:
-    """Look the number of an example's class up.
+def class_number(example: Example, numbers: dict[str, int], whose: str = "training labels") -> int:
+    """Look the number of an example's class up; `whose` says where the classes come from.
 
     Raises:
-        DataError: the training data has no such class.
+        DataError: there is no such class.
     """
     if example.label not in numbers:
         known = ", ".join(map(repr, list(numbers)[:8])) + (", ..." if len(numbers) > 8 else "")
         raise DataError(
-            f"{example.place}: label {example.label!r} is none of the training labels {known}; correct it, or add "
-            "training examples of it"
+            f"{example.place}: label {str(example.label)!r} is none of the {whose} {known}; correct it, or train "
+            "a new run with examples of it"
         )
     return numbers[example.label]
+
+
+def count(examples: list[Example], account: Account, has_classes: bool) -> None:
+    """Count the examples that are used, their classes, and texts that stand there again."""
+    account.used = account.examples = len(examples)
+    if drawn_away := account.records - len(examples):
+        account.left_out["not drawn"] = drawn_away
+    labels: dict[tuple[str, str | None], object] = {}
+    for example in examples:
+        if has_classes and example.label is not None:
+            account.classes[str(example.label)] += 1
+        if not any(text.strip() for text in example[:2] if text):
+            account.notes["of the examples have no text"] += 1
+        known = labels.setdefault(example[:2], example.label)
+        if known != example.label:
+            account.notes["of the texts stand there again with another label"] += 1
+    account.duplicated = len(examples) - len({example[:3] for example in examples})

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from datamodules.core.errors import DataError
 from datamodules.core.labels import Example
 from datamodules.core.order import permute
 from datamodules.core.segments import sentences_of
@@ -58,6 +59,16 @@ def in_order(articles: list[dict[str, str]]) -> list[tuple[str, str | None, str]
 MADE: dict[str, Callable[[list[dict[str, str]]], list[tuple[str, str | None, str]]]] = {
     f"{PREFIX}{make.__name__}": make for make in (topic, same_article, in_order)
 }
+
+
+def check_name(name: str | None, key: str) -> None:
+    """Refuse a name of the embedded articles that is no task; `key` is where it stands.
+
+    Raises:
+        DataError: naming the key and the tasks.
+    """
+    if name and name not in MADE and (name == EMBEDDED or name.startswith(PREFIX)):
+        raise DataError(f"{key} = {name!r}: no such task; there are {', '.join(MADE)}")
 
 
 def make_examples(name: str, split: str) -> list[Example]:

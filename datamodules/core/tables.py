@@ -144,6 +144,16 @@ def rows_of(path: Path, records: Records) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
+def schema_of(path: Path, records: Records) -> pa.Schema:
+    """Read the schema of a Parquet or Arrow file, with the metadata in it."""
+    if path.suffix == ".parquet":
+        return open_parquet(path, records).schema_arrow
+    with whole(path), pa.memory_map(str(path)) as source:
+        kind = pa.ipc.open_file if source.read(6) == b"ARROW1" else pa.ipc.open_stream
+        source.seek(0)
+        return kind(source).schema
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[None]:
     """Tell in one line that a file cannot be read.

@@ -72,8 +72,19 @@ class Finetune(TakesEncoder, Method):
         self._answers: list[objective.Answers] = []
 
     def recall(self, run: Path) -> None:
-        """Read the names of the classes that the data left in the run, where the model is built without data."""
-        self.label_names = json.loads((run / "labels.json").read_text(encoding="utf-8"))
+        """Read the names of the classes that the data left in the run, where the model is built without data.
+
+        Raises:
+            CheckpointError: they are not there.
+        """
+        file = run / "labels.json"
+        try:
+            names = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{file}: cannot be read ({error}); it names the classes of the run") from None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"{file}: is no list of names; restore it: it names the classes of the run")
+        self.label_names = names
         super().recall(run)
 
     def assume(self) -> None:

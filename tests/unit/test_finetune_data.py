@@ -16,7 +16,7 @@ from datamodules.core.encoded import Encoded, shortened
 from datamodules.core.errors import DataError
 from datamodules.core.labels import Example
 from datamodules.core.made_tasks import halves, make_examples
-from datamodules.core.wordpiece import TokenizerOptions
+from datamodules.core.wordpiece import TokenizerOptions, WordPieceTraining
 from datamodules.labelled import LabelledText
 from tests.text import word_tokenizer
 
@@ -153,12 +153,18 @@ def test_a_drawn_part_of_the_training_data(tmp_path, tokenizer_folder):
     assert len(data(tokenizer_folder, source, num_examples=99).splits["train"]) == 30
 
 
+@pytest.mark.parametrize("number", [0, -1])
+def test_no_number_of_examples_below_one(tmp_path, tokenizer_folder, number):
+    with pytest.raises(DataError, match=rf"data.num_examples = {number}: must be at least 1"):
+        data(tokenizer_folder, jsonl(tmp_path / "a.jsonl", ROWS), num_examples=number)
+
+
 BAD = [
     ([*ROWS, {"text": "w5"}], {}, r"a\.jsonl:31: has no field 'label', only 'text'; add it, or set data\.label_field"),
     ([{"label": 1}], {}, r"a\.jsonl:1: has no field 'text', only 'label'; .*data\.text_field"),
     (ROWS, {"pair_field": "other"}, r"a\.jsonl:1: has no field 'other'.*data\.pair_field"),
     ([{"text": 5, "label": 1}], {}, r"a\.jsonl:1: 'text' = 5 is no text"),
-    ([{"text": "w5", "label": None}], {}, r"a\.jsonl:1: 'label' = None names no class"),
+    ([{"text": "w5", "label": None}], {}, r"a\.jsonl:1: 'label' = None is a missing label; leave the record out"),
     ([{"text": "w5", "label": 0.5}], {}, r"a\.jsonl:1: 'label' = 0.5 names no class"),
     ([{"text": "w5", "label": "x"}], {"labels": "numbers"}, r"a\.jsonl:1: 'label' = 'x' is no number; .*data\.labels"),
     ([{"text": "w5", "label": 10**400}], {"labels": "numbers"}, r"a\.jsonl:1: 'label' = 1000+ is no number"),
@@ -198,9 +204,24 @@ def test_broken_files_are_refused(tmp_path, tokenizer_folder):
             data(tokenizer_folder, str(tmp_path / name))
 
 
-def test_an_unknown_made_task_is_refused(tokenizer_folder):
-    with pytest.raises(DataError, match=r"data.source = 'embedded:tpic': no such task; there are embedded:topic"):
-        data(tokenizer_folder, "embedded:tpic")
+@pytest.mark.parametrize("name", ["embedded:tpic", "embedded", "embedded:"])
+def test_an_unknown_made_task_is_refused(tokenizer_folder, name):
+    with pytest.raises(DataError, match=rf"data.source = '{name}': no such task; there are embedded:topic"):
+        LabelledText(TokenizerOptions(train=WordPieceTraining(vocab_size=100)), 4, 2, name)
+    with pytest.raises(DataError, match=rf"data.test_source = '{name}': no such task"):
+        LabelledText(TokenizerOptions(name=tokenizer_folder), 4, 2, "a.csv", test_source=name)
+
+
+def test_the_account_of_labelled_data(tmp_path, tokenizer_folder):
+    rows = [{"text": "w5 w6", "label": "a", "id": n} for n in range(3)]
+    rows += [{"text": "w5 w6", "label": "b"}, {"text": " ".join(["w7"] * 20), "label": "b"}, {"text": "", "label": "b"}]
+    account = data(tokenizer_folder, jsonl(tmp_path / "a.jsonl", rows), num_examples=None).accounts()["train"]
+    assert account.is_conserved() and account.records == account.used == account.examples == 6 and account.files == 1
+    assert account.classes == {"a": 3, "b": 3} and account.unread == {"id": 3} and account.duplicated == 2
+    assert (account.texts, account.texts_cut, account.tokens, account.tokens_cut) == (6, 1, 28, 6)
+    assert account.notes == {"of the texts stand there again with another label": 1, "of the examples have no text": 1}
+    drawn = data(tokenizer_folder, str(tmp_path / "a.jsonl"), num_examples=5).accounts()["train"]
+    assert drawn.is_conserved() and drawn.left_out == {"not drawn": 1}
 
 
 def test_made_tasks_are_balanced_and_no_single_text_tells_the_label():
@@ -215,3 +236,68 @@ def test_made_tasks_are_balanced_and_no_single_text_tells_the_label():
     pair = halves("One is. Two is. Three is. Four is.", skip=1)
     assert pair == ("Two is.", "Three is. Four is.") and halves("One is. Two is.", skip=1) is None
     assert len({example.label for example in make_examples("embedded:topic", "val")}) <= 11
+
+
+def table(path: Path, labels: list, kind: str | None = None) -> str:
+    """Write texts with labels; a ClassLabel has its names in the schema, as `datasets` writes it."""
+    texts, names = [f"w{5 + n}" for n in range(len(labels))], ["world", "sports", "business"]
+    if path.suffix == ".csv":
+        path.write_text("text,label\n" + "".join(f"{t},{n}\n" for t, n in zip(texts, labels, strict=True)))
+        return str(path)
+    found = pa.table({"text": texts, "label": labels})
+    features = {"text": {"dtype": "string", "_type": "Value"}, "label": {"names": names, "_type": "ClassLabel"}}
+    if kind == "schema":
+        found = found.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    if kind == "beside":
+        (path.parent / "dataset_info.json").write_text(json.dumps({"features": features}))
+    if path.suffix == ".parquet":
+        parquet.write_table(found, path)
+        return str(path)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, found.schema) as writer:
+        writer.write_table(found)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["0.0", "1.0", "2.0", "10.0"], ["0", "1", "2", "10"]),  # as pandas writes a column that once had gaps
+        (["10", "10.0", "2.0", "9"], ["2", "9", "10"]),
+        (["True", "False"], ["False", "True"]),
+        (["1.2.0", "10", "2"], ["1.2.0", "10", "2"]),
+    ],
+)
+def test_numbers_of_tables_are_the_same_classes_as_those_of_json(tmp_path, tokenizer_folder, labels, names):
+    assert data(tokenizer_folder, table(tmp_path / "a.csv", labels)).label_names == names
+
+
+@pytest.mark.parametrize("label", ["nan", "NaN", "", "<NA>", "null", "-", "-1", "-1.0", "0.5", "inf"])
+def test_a_missing_label_is_refused_and_not_a_class(tmp_path, tokenizer_folder, label):
+    source = table(tmp_path / "a.csv", ["0", label, "1"])
+    with pytest.raises(DataError, match=r"a\.csv:3: 'label' = .* (is a missing label; leave|names no class; give)"):
+        data(tokenizer_folder, source)
+
+
+@pytest.mark.parametrize("label", [float("nan"), None, -1, -1.0])
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
+def test_a_missing_label_is_refused_in_every_format(tmp_path, tokenizer_folder, name, label):
+    path, labels = tmp_path / name, [0, label, 1]
+    rows = [{"text": "w5", "label": label} for label in labels]
+    source = jsonl(path, rows) if path.suffix == ".jsonl" else table(path, labels)
+    with pytest.raises(DataError, match=r"(a\.jsonl:2|row 1): 'label' = .* is a missing label"):
+        data(tokenizer_folder, source)
+
+
+def test_what_mostly_means_no_label_can_be_a_class(tmp_path, tokenizer_folder):
+    source = table(tmp_path / "a.csv", ["-1", "1", "-1", "null"])
+    assert data(tokenizer_folder, source, accept=["labels"]).label_names == ["-1", "1", "null"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.arrow", "schema"), ("a.parquet", "schema"), ("a.arrow", "beside")])
+def test_names_of_classes_are_those_of_the_data_set_in_its_order(tmp_path, tokenizer_folder, name, kind):
+    made = data(tokenizer_folder, table(tmp_path / name, [0, 1, 2, 0], kind), global_batch_size=4)
+    assert made.label_names == ["world", "sports", "business"]
+    assert made.splits["train"].labels.tolist() == [0, 1, 2, 0]
+    assert made.accounts()["train"].classes == {"world": 2, "sports": 1, "business": 1}
+    with pytest.raises(DataError, match=r"'label' = -1 is a missing label"):
+        data(tokenizer_folder, table(tmp_path / name, [0, 1, -1], kind))

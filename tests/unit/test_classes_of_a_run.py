@@ -1,0 +1,64 @@
+"""The classes of a run are those that it began with, whatever becomes of the file that it was trained on."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from datamodules.core.classes import Naming, read_names
+from datamodules.core.errors import DataError
+from launch.export import main
+from tests.forked import train
+
+TEXTS = {"Positive": "river river river", "negative": "metal metal metal"}
+WORDS = ("bridge", "cloud", "forest", "garden", "silver", "music", "stone", "paper")
+CONFIG = ["--config=configs/finetune/debug.yaml", "--data.sequence_length=16", "--data.num_examples=null"]
+CONFIG += ["--callbacks.validation=null", "--trainer.max_steps=30", "--model.learning_rate=1e-2"]
+
+
+def write(path: Path, names: dict[str, str]) -> None:
+    """Write texts of two kinds, each with the name of its class."""
+    rows = [f"{text} {one} {two},{names[name]}" for one in WORDS for two in WORDS for name, text in TEXTS.items()]
+    path.write_text("text,label\n" + "".join(f"{row}\n" for row in rows))
+
+
+def predictions(run: Path) -> list[str]:
+    return [json.loads(line)["label"] for line in (run / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_predictions_tests_and_exports_have_the_classes_of_the_run(tmp_path):
+    source, new, run = tmp_path / "t.csv", tmp_path / "new.csv", tmp_path / "run"
+    write(source, {name: name for name in TEXTS})
+    new.write_text("text\nriver river river stone\nmetal metal metal stone\n")
+    flags = [*CONFIG, f"--data.source={source}", f"--data.predict_source={new}", f"--data.cache_dir={tmp_path}"]
+    train(run, 1, *flags)
+    write(source, {"Positive": "positive", "negative": "negative"})  # a lower-case p comes behind n
+    train(run, 1, command="predict")
+    assert predictions(run) == ["Positive", "negative"]
+    told = train(run, 1, f"--data.test_source={source}", command="test", code=1)
+    assert f"label 'positive' is none of the classes of the run ({run / 'labels.json'}) 'Positive', 'negative'" in told
+    source.unlink()
+    (run / "predictions.jsonl").unlink()
+    train(run, 1, command="predict")
+    assert predictions(run) == ["Positive", "negative"]
+    write(tmp_path / "test.csv", {name: name for name in TEXTS})
+    train(run, 1, f"--data.test_source={tmp_path / 'test.csv'}", command="test")
+    assert json.loads((run / "test.json").read_text())["test/accuracy"] == 1
+    assert main([str(run), "--out", str(tmp_path / "out")]) == 0
+    exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config
+    assert exported.id2label == {0: "Positive", 1: "negative"}
+
+
+def test_a_run_goes_on_with_names_that_would_not_be_taken_today():
+    before = Naming(("0.0", "1.0", "10.0", "2.0", "nan", "-1"))
+    for value, name in (("10.0", "10.0"), (10, "10.0"), (2.0, "2.0"), ("nan", "nan"), (-1, "-1"), ("0", "0.0")):
+        assert before.read(value, "label", "a.csv:2") == name
+
+
+@pytest.mark.parametrize("text", ["", "{}", '["a", "a"]', "[1]", "[" * 100_000, "\ufeff"])
+def test_a_damaged_list_of_classes_is_named(tmp_path, text):
+    assert read_names(tmp_path) is None
+    (tmp_path / "labels.json").write_text(text)
+    with pytest.raises(DataError, match=r"labels.json: .*restore it: it names the classes of the run"):
+        read_names(tmp_path)
