@@ -126,6 +126,10 @@ class Cli(LightningCLI):
             if signature and "folder" in signature.fields:
                 options["folder"] = options.get("folder") or str(self.resolved.run_dir)
         self.config = parser.parse_object({"subcommand": self.command, self.command: _without_empty(values)})
+        for key, entry in self.resolved.table.items():
+            name = ".".join((self.command, *key))
+            if isinstance(entry.value, str) and self.config.get(name, "") is None:  # "null" where null may stand
+                self.config[name] = entry.value
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint never overrides the configuration (Lightning-AI/pytorch-lightning#20801)."""

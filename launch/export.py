@@ -3,6 +3,7 @@
 import argparse
 import ast
 import glob
+import json
 import os
 import re
 import shutil
@@ -172,10 +173,22 @@ def opened_by(out: Path) -> list[str]:
     """Say how each folder that was written is opened."""
     sentences = {path.parent for path in out.rglob("modules.json")}
     networks = {path.parent for path in out.rglob("config.json")} - sentences
-    plain = {folder for folder in networks if folder.parent not in sentences}
     calls = [(folder, "SentenceTransformer") for folder in sentences]
-    calls += [(folder, "AutoModel.from_pretrained") for folder in plain]
+    calls += [
+        (folder, f"{auto_class(folder)}.from_pretrained") for folder in networks if folder.parent not in sentences
+    ]
     return [f'{call}("{folder}")' for folder, call in sorted(calls)]
+
+
+def auto_class(folder: Path) -> str:
+    """Return transformers' name for what reads all of a network, its head included."""
+    import transformers
+
+    known = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or ["Model"]
+    head = re.search(r"For[A-Z]\w+$", known[0])
+    if head and hasattr(transformers, f"AutoModel{head[0]}"):
+        return f"AutoModel{head[0]}"
+    return "AutoModel" if known[0].endswith("Model") and "LMHead" not in known[0] else known[0]
 
 
 def build(resolved: Resolved, run: Path, tokenizer: Any, options: dict[str, Any]) -> Any:

@@ -11,14 +11,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from launch.config.errors import ConfigError
+from lightning_modules.core.yaml12 import LOADER, plain
 
-LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # resolves nothing: every scalar is text
 MAX_DEPTH = 20
-WORDS = {"": None, "~": None} | {w: v for low, v in [("null", None), ("true", True), ("false", False)]
-                                 for w in (low, low.capitalize(), low.upper())}  # fmt: skip
-INTEGER = re.compile(r"[-+]?[0-9]+")
-MAX_DIGITS = 400
-FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 Key = tuple[str, ...]
@@ -36,17 +31,6 @@ class Entry(NamedTuple):
 
 
 Table = dict[Key, Entry]
-
-
-def plain(text: str) -> Any:
-    """Return what an unquoted scalar means in YAML 1.2."""
-    if text in WORDS:
-        return WORDS[text]
-    if INTEGER.fullmatch(text):
-        return int(text) if len(text) <= MAX_DIGITS else text  # Python refuses to read longer ones
-    if FLOAT.fullmatch(text):
-        return float(text.replace(".i", "i").replace(".I", "i").replace(".n", "n").replace(".N", "n"))
-    return text
 
 
 def read_file(path: Path, name: str) -> Table:

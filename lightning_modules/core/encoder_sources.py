@@ -1,12 +1,8 @@
 """Where an encoder comes from: a run of ours, a Hugging Face folder, a hub name, or a package that carries one."""
 
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,10 +10,8 @@ from datamodules.core.packaged import shipped
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
 from lightning_modules.core.checkpoint.verify import complete_steps
+from lightning_modules.core.run_method import kind_of_run, method_of_run
 from lightning_modules.core.warm_start import checkpoint_of, load_weights, read_pretrained, readable
-
-if TYPE_CHECKING:
-    from lightning_modules.core.base import Method
 
 ENCODER = "encoder"  # in a run's folder: how the encoder that was taken from elsewhere is built
 
@@ -108,42 +102,6 @@ def _config_of_run(run: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedC
     return method_of_run(run).encoder_config(tokenizer)
 
 
-def method_of_run(run: Path) -> "Method":
-    """Build the method of a run from its config.yaml, without networks."""
-    kind, options = kind_of_run(run)
-    if not kind.encoder_prefixes:
-        raise CheckpointError(f"{run}: is a run of {kind.__name__}, of which no encoder can be taken")
-    return kind(**{key: _as_number(value) for key, value in options.items()})
-
-
-def kind_of_run(run: Path) -> "tuple[type[Method], dict[str, Any]]":
-    """Read the class of a run's method and its options; a method's folder is named as in a configuration."""
-    file = run / "config.yaml"
-    if not file.is_file():
-        raise CheckpointError(f"{file}: is missing; model.init_from needs the whole folder of a run")
-    options = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]
-    name = str(options.pop("class"))
-    from lightning_modules.core.base import Method
-
-    path = f"lightning_modules.{name}.module"
-    if not name.isidentifier() or find_spec(f"lightning_modules.{name}") is None:
-        raise CheckpointError(f"{run}: is a run of {name}, of which no encoder can be taken")
-    kinds = [kind for kind in vars(import_module(path)).values() if isinstance(kind, type) and issubclass(kind, Method)]
-    return next(kind for kind in kinds if kind.__module__ == path), options
-
-
-def _as_number(value: Any) -> Any:
-    """Read a word such as 1e-06, which is a number in YAML 1.2 and a string to PyYAML, however deep it stands."""
-    if isinstance(value, dict):
-        return {key: _as_number(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_as_number(inner) for inner in value]
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
 def same_vocabulary(tokenizer: PreTrainedTokenizerBase, folder: Path, source: str) -> None:
     """Refuse to read text with other ids than those that the encoder was trained with."""
     file = folder / "tokenizer.json"
@@ -172,7 +130,7 @@ def load_encoder(encoder: PreTrainedModel, source: str) -> None:
         load_weights(encoder, read_pretrained(AutoModel, weights_folder(source), source, names), source)
         return
     weights = read_weights(checkpoint)
-    prefixes = kind_of_run(checkpoint.parents[1])[0].encoder_prefixes
+    prefixes = kind_of_run(checkpoint.parents[1]).encoder_prefixes
     prefix = next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in weights)), "")
     own = {name.removeprefix(prefix): weight for name, weight in weights.items() if prefix and name.startswith(prefix)}
     load_weights(encoder, own, source)

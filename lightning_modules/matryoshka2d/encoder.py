@@ -20,9 +20,10 @@ from datamodules.core.packaged import shipped
 from lightning_modules.core import sentence_folder
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.verify import step_folder
-from lightning_modules.core.encoder_sources import encoder_config, load_encoder, method_of_run
+from lightning_modules.core.encoder_sources import encoder_config, load_encoder
 from lightning_modules.core.encoders import Encoder, layer_list
 from lightning_modules.core.pooling import pool
+from lightning_modules.core.run_method import method_of_run
 from lightning_modules.core.sentence_folder import Form
 from lightning_modules.core.warm_start import checkpoint_of, readable
 from lightning_modules.matryoshka2d.record import record_of

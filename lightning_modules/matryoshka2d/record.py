@@ -9,6 +9,7 @@ import yaml
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.publish import temporary
+from lightning_modules.core.yaml12 import read_options
 from lightning_modules.matryoshka2d.grid import Costs, Grid, csv_of, read_csv
 
 GRIDS = "grid"  # the folder in which callbacks/grid.py writes
@@ -79,9 +80,9 @@ def record_of(run: Path, step: int) -> Record:
         CheckpointError: it holds no configuration of a run with data.
     """
     try:
-        options = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        options = read_options(run / "config.yaml")
         return Record(run, step, {**options, "data": {**options["data"]}})
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
         known = "; from_folder opens an exported one" if (run / "modules.json").is_file() else ""
         problem = f"is not the whole folder of a run ({error}){known}" if run.is_dir() else "there is no such folder"
         raise CheckpointError(f"{run}: {problem}") from None

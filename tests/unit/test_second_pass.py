@@ -12,6 +12,7 @@ from launch.config.read import Entry
 from launch.config.resolved import resolve
 from launch.evaluate import check_prediction
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.yaml12 import read_options
 
 TOY = ["--config", "tests/cli/toy.yaml"]
 
@@ -118,3 +119,16 @@ def test_the_last_lines_name_no_checkpoint_that_nobody_saves(tmp_path: Path) -> 
 def test_nothing_to_predict(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_prediction(resolve(words, "predict"))
+
+
+@pytest.mark.parametrize("name", ["2024", "1e3", "true", "null", "2024-01-01", "0x10", "12:30", "[a]"])
+def test_a_name_that_looks_like_something_else_stays_a_name(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(f'model: {{init_from: "{name}"}}\n')
+    words = ["--model", "finetune", "--data", "labelled", "--data.source", "x", "--data.tokenizer", "y",
+             "--data.global_batch_size", "8", "--data.micro_batch_size", "8", "--trainer.max_steps", "1"]  # fmt: skip
+    for given in (["--config", str(file)], ["--model.init_from", f'"{name}"']):
+        resolved = resolve([*words, *given], "fit")
+        assert Cli("fit", resolved).model.init_from == name
+    file.write_text(resolved.run_text())
+    assert read_options(file)["model"]["init_from"] == name, "what a run hands on"
