@@ -9,7 +9,7 @@ import warnings
 from typing import Any, NoReturn
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -26,12 +26,8 @@ from launch.trainer import Trainer
 
 for _name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # seeds, devices and tips at every start
+logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel(logging.INFO)  # there for who asks for it
 warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # between torch and Lightning
-REFUSED = {  # they would fail after the training
-    ModelCheckpoint: "writes another form of checkpoint; use callbacks.checkpoint",
-    Timer: "ends the run as if it were done; use run.max_wall_time",
-    EarlyStopping: "reads trainer.callback_metrics, which stays empty: values go to loggers; give trainer.max_steps",
-}
 KEY = re.compile(r'(?:Parser )?key "([\w.]+)":? *|option \'([\w.]+)\'', re.IGNORECASE)
 DENIED = re.compile(r"Importing '([^']*)' is not allowed, denied by ")
 SUBTYPES = re.compile(r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*")
@@ -82,7 +78,6 @@ class Cli(LightningCLI):
         self.command, self.resolved, self.checkpoint = command, resolved, checkpoint
         chosen = [part for part in resolved.parts.paths if part not in (("run",), ("trainer",))]
         self.parts = {".".join(part): imported(resolved.parts, part) for part in chosen}
-        self._refuse_callbacks()
         limit_imports(resolved.parts, [Trainer, *self.parts.values()])
         self.record = RunRecord()
         super().__init__(
@@ -169,12 +164,6 @@ class Cli(LightningCLI):
         self.model.goes_on = self.checkpoint is not None
         if self.command == "fit":
             self.model.block_options = self.trainer.block_options
-
-    def _refuse_callbacks(self) -> None:
-        for key, part in self.parts.items():
-            for refused, reason in REFUSED.items():
-                if key.startswith("callbacks.") and issubclass(part, refused):
-                    raise ConfigError(f"{key}.class = {part.__module__}.{part.__qualname__}: {reason}")
 
 
 def _without_class(value: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.config import overlay
+from launch.config.callbacks import idle_callbacks
 from launch.config.check import Check, complete
 from launch.config.defaults import start_table
 from launch.config.errors import ConfigError
@@ -98,6 +99,8 @@ def resolve(words: list[str], command: str = "config", tasks: Tasks | None = Non
     problems = [*of_job, *check.problems]
     if command == "fit" and ("trainer", "max_steps") not in found:
         problems.append("trainer.max_steps: required for fit, expected int; give it in a YAML file or as a flag")
+    if command == "fit":
+        problems += idle_callbacks(parts, found)
     table = complete(found, parts)
     problems += broken(rules_for(parts), table, check.bad, ranks_of(table))
     if problems:

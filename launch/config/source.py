@@ -111,8 +111,9 @@ def definition(path: str) -> tuple[ast.ClassDef | ast.FunctionDef, Module]:
     raise NotFound(f"module {module_name} has no class {name}{meant(name, [*module.defined])}")
 
 
-def base_names(path: str) -> list[str]:
+def base_names(path: str, below: tuple[str, ...] = ()) -> list[str]:
     """Return the dotted names of a class and of its bases, as far as sources say."""
-    found = lookup(path)
+    found = lookup(path) if path not in below else None  # a source may say that a class is its own base
     bases = found[0].bases if found and isinstance(found[0], ast.ClassDef) else []
-    return [path, *(name for base in bases if (target := found[1].target(base)) for name in base_names(target))]
+    targets = filter(None, (found[1].target(base) for base in bases))
+    return [path, *(name for target in targets for name in base_names(target, (*below, path)))]
