@@ -18,12 +18,13 @@ from datamodules.core.classes import LABELS_FILE, Naming, read_names
 from datamodules.core.encoded import Encoded, WithLabels
 from datamodules.core.errors import DataError
 from datamodules.core.labels import Example, Fields, Labels, class_names, class_number, count, read_examples
+from datamodules.core.lines import Records
 from datamodules.core.loader import Evaluation, FromStep, Steps, loader
 from datamodules.core.made_tasks import MADE, check_name, make_examples
 from datamodules.core.order import sample_at
 from datamodules.core.preparation import Preparation, cache_folder
 from datamodules.core.publishing import write_atomically
-from datamodules.core.sources import EMBEDDED, locate
+from datamodules.core.sources import EMBEDDED, find, has_part
 from datamodules.core.wordpiece import TokenizerOptions
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class LabelledText(TextDataModule):
         labels: a label is a class, by name or whole number, or a number to be predicted.
         sequence_length: longest example in tokens, special ones included; of a pair the longer text is cut first.
         num_examples: train on so many examples of `source` only, drawn by the seed; null for all.
+        quotes_join: let a quoted field of a .tsv hold tabs and line breaks; without it a row of a .tsv is a line.
         accept: take data although more than a fifth of its tokens is unknown, or labels that mostly mean "no label".
         num_workers: processes that assemble batches ahead; 0 does it in the training process.
         cache_dir: where a trained tokenizer lives; by default tokamak in the user's cache folder.
@@ -79,6 +81,7 @@ class LabelledText(TextDataModule):
         labels: Labels = "classes",
         sequence_length: int = 128,
         num_examples: int | None = None,
+        quotes_join: bool = False,
         accept: list[Accept] | None = None,
         num_workers: int = 0,
         cache_dir: str | None = None,
@@ -107,6 +110,7 @@ class LabelledText(TextDataModule):
         )
         self.preparation.check()
         self.fields = Fields(text_field, pair_field, label_field, labels, Naming(any_word="labels" in self.accept))
+        self.quotes_join = quotes_join
         self.num_examples, self.num_workers = num_examples, num_workers
         self.tokenizer_place: str | None = None
         self.label_names: list[str] = []
@@ -148,7 +152,12 @@ class LabelledText(TextDataModule):
         """Name the splits that a stage reads: all for fit, so that each fault is told early."""
         own = self.sources["predict"] != self.sources["test"]
         splits = READ.get(stage) or [split for split in SOURCE_KEYS if own or split != "predict"]
-        return [split for split in splits if self.sources[split]]
+        return [split for split in splits if self.source_of(split)]
+
+    def source_of(self, split: str) -> str | None:
+        """Give the source of a split: the one that is named, or the folder of the training part that has one for it."""
+        name, train = self.sources[split], self.sources["train"]
+        return train if name is None and split in ("val", "test") and has_part(train, split) else name
 
     def learn_names(self, wanted: list[str]) -> dict[str, list[Example]]:
         """Learn the names of the classes: of a run that has begun its own, else those of the training examples.
@@ -188,7 +197,7 @@ class LabelledText(TextDataModule):
         Raises:
             DataError: a record is no good.
         """
-        name, account = self.sources[split], Account()
+        name, account = self.source_of(split), Account()
         self.read[split] = account
         if name in MADE:
             made = make_examples(name, "test" if split == "predict" else split)
@@ -197,7 +206,10 @@ class LabelledText(TextDataModule):
                 [example._replace(label=None) for example in made] if split == "predict" else self.chosen(split, made)
             )
         fields = replace(self.fields, label=None) if split == "predict" else self.fields
-        return self.chosen(split, read_examples(locate(name, split), fields, account))
+        found = find(name, split)
+        account.pass_over(found.passed_over)
+        records = Records(fields.text, can_skip=False, quotes_join=self.quotes_join, account=account)
+        return self.chosen(split, read_examples(found.files, fields, records))
 
     def chosen(self, split: str, examples: list[Example]) -> list[Example]:
         """Draw `num_examples` of the training examples; of other splits take all."""

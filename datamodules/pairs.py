@@ -46,6 +46,7 @@ class TextPairs(TextDataModule):
         sequence_length: longest text in tokens, special ones included.
         no_duplicates: let examples change places so that no text stands twice in a global batch.
         on_bad_record: refuse a record without a full text or a good label, or leave it out and count it.
+        quotes_join: let a quoted field of a .tsv hold tabs and line breaks; without it a row of a .tsv is a line.
         accept: take data although more than a fifth of its tokens is unknown, or a label or negatives are not read.
         num_workers: processes that assemble batches ahead; 0 does it in the training process.
         cache_dir: where tokenised texts and trained tokenizers live; by default tokamak in the user's cache folder.
@@ -64,6 +65,7 @@ class TextPairs(TextDataModule):
         sequence_length: int = 128,
         no_duplicates: bool = True,
         on_bad_record: Literal["error", "skip"] = "error",
+        quotes_join: bool = False,
         accept: list[Accept] | None = None,
         num_workers: int = 0,
         cache_dir: str | None = None,
@@ -81,6 +83,7 @@ class TextPairs(TextDataModule):
             root=root,
             sequence_length=sequence_length,
             skip_bad=on_bad_record == "skip",
+            quotes_join=quotes_join,
             cache=cache_folder(cache_dir),
         )
         self.preparation.check()

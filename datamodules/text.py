@@ -44,6 +44,7 @@ class TextCorpus(TextDataModule):
         length_grouping_steps: within windows of so many steps, sequences of like length share a micro-batch; 0: off.
         validation_fraction: share of the documents that is held out when there is no validation source.
         on_bad_record: refuse a bad line or record, or leave it out and count it.
+        quotes_join: let a quoted field of a .tsv hold tabs and line breaks; without it a row of a .tsv is a line.
         accept: take data although more than a fifth of its tokens is unknown to the tokenizer, or lost by cutting.
         num_workers: processes that assemble batches ahead; 0 does it in the training process.
         num_prepare_processes: processes that tokenise; 0 means one for every core.
@@ -67,6 +68,7 @@ class TextCorpus(TextDataModule):
         length_grouping_steps: int = 0,
         validation_fraction: float = 0.01,
         on_bad_record: Literal["error", "skip"] = "error",
+        quotes_join: bool = False,
         accept: list[Accept] | None = None,
         num_workers: int = 0,
         num_prepare_processes: int = 0,
@@ -76,7 +78,12 @@ class TextCorpus(TextDataModule):
         self.preparation = Preparation(
             tokenizer=tokenizer,
             sources={"train": source, "val": validation_source, "test": test_source},
-            reading={"text_field": text_field, "bounds": documents, "skip_bad": on_bad_record == "skip"},
+            reading={
+                "text_field": text_field,
+                "bounds": documents,
+                "skip_bad": on_bad_record == "skip",
+                "quotes_join": quotes_join,
+            },
             validation_fraction=validation_fraction,
             streaming=streaming,
             recipe={"examples": examples, "sentences": sentences, "sequence_length": sequence_length},
@@ -98,7 +105,10 @@ class TextCorpus(TextDataModule):
 
     def accounts(self) -> dict[str, Account]:
         """Give the account of each split that is prepared."""
-        return {split: account_of(manifest_of(Path(folder))) for split, folder in self.places.corpora.items()}
+        found = {split: account_of(manifest_of(Path(folder))) for split, folder in self.places.corpora.items()}
+        for split, account in found.items():
+            account.pass_over(self.preparation.passed_over(split))
+        return found
 
     def setup(self, stage: str | None = None) -> None:
         """Open the tokenizer and the corpora, on every rank those that rank 0 has made."""
@@ -125,11 +135,12 @@ class TextCorpus(TextDataModule):
         lines = [f"tokenizer: {self.places.tokenizer}{trained}, {self.vocab_size:,} tokens"]
         if self.preparation.streaming:
             lines.append(f"train: streamed from {self.preparation.sources['train']}, windows of {self.sequence_length}")
+        accounts = self.accounts()
         for split, corpus in self.corpora.items():
             known, count = corpus.manifest, len(self.example_source(split))
             sizes = f"{known['tokens']:,} tokens, {known['documents']:,} documents"
             lines.append(f"{split}: {count:,} examples ({self.examples}), {sizes}")
-            lines += told(account_of(known), split)
+            lines += told(accounts[split], split)
         return lines
 
     def example_source(self, split: str) -> ExampleSource:

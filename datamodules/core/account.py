@@ -8,11 +8,12 @@ so it is the same for any number of processes and parts, and it is kept beside w
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.core.errors import DataError
 
-KEPT_MESSAGES = 5
+KEPT = {"messages": 5, "passed_over_names": 20}  # how many of them an account keeps
 WARN_SHARE, REFUSE_SHARE = 0.01, 0.2  # of the tokens
 UNKNOWN_FIX = "take a tokenizer that knows this writing, or train one with a larger vocabulary"
 LOST_FIX = "raise data.sequence_length, or set data.examples to packed"
@@ -25,6 +26,8 @@ class Account:
 
     Attributes:
         files: files that were read.
+        passed_over: files of the source that were not, by reason.
+        passed_over_names: the first of them.
         records: documents, lines or rows that were read.
         used: records that are trained on, or judged by.
         left_out: records that are not, by reason: "empty", "refused", "held out", "not drawn", "without label" ...
@@ -44,6 +47,8 @@ class Account:
     """
 
     files: int = 0
+    passed_over: Counter[str] = field(default_factory=Counter)
+    passed_over_names: list[str] = field(default_factory=list)
     records: int = 0
     used: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
@@ -73,8 +78,14 @@ class Account:
     def refuse(self, message: str) -> None:
         """Count a bad record, and keep what is wrong with the first ones."""
         self.leave_out("refused")
-        if len(self.messages) < KEPT_MESSAGES:
+        if len(self.messages) < KEPT["messages"]:
             self.messages.append(message)
+
+    def pass_over(self, files: dict[str, list[Path]]) -> None:
+        """Count the files that are not read, by reason."""
+        for reason, paths in files.items():
+            self.passed_over[reason] += len(paths)
+            self.passed_over_names += map(str, paths[: max(0, KEPT["passed_over_names"] - len(self.passed_over_names))])
 
     def read(self, *columns: str) -> None:
         """Note columns whose values are used."""
@@ -99,8 +110,8 @@ class Account:
             mine, more = getattr(self, name), getattr(other, name)
             if isinstance(mine, Counter):
                 mine.update(more)
-            elif name == "messages":
-                mine += more[: KEPT_MESSAGES - len(mine)]
+            elif name in KEPT:
+                mine += more[: KEPT[name] - len(mine)]
             elif isinstance(mine, list):
                 self.read(*more)
             else:
@@ -134,6 +145,11 @@ def total(accounts: Iterable[Account]) -> Account:
 def told(account: Account, split: str) -> list[str]:
     """Tell the account of a split in a few lines."""
     lines = []
+    if account.passed_over:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in account.passed_over.items())
+        names = ", ".join(Path(name).name for name in account.passed_over_names[:3])
+        names += ", ..." if account.passed_over.total() > 3 else ""
+        lines.append(f"{account.files:,} files read; passed over: {reasons} ({names})")
     if account.records:
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in account.left_out.items())
         lines.append(f"{account.records:,} records read, {account.used:,} used" + (left_out and f"; not: {left_out}"))

@@ -25,7 +25,7 @@ from datamodules.core.lines import skipped
 from datamodules.core.processes import make_shards
 from datamodules.core.progress import shown
 from datamodules.core.publishing import alone, sha256_of, sweep, write_atomically
-from datamodules.core.sources import Source, content_hash
+from datamodules.core.sources import Source, described
 from datamodules.core.tokenization import Job, Recipe, counts_of, is_there, keys_path, shard_path
 
 VERSION = 1  # of the rules by which text becomes rows: raise it when they change
@@ -47,8 +47,9 @@ def tokenizer_digest(tokenizer_json: str) -> str:
 
 def text_description(source: Source, cache: Path) -> list[Any]:
     """Describe the text of a source: content and kind of each file in order, and how records are read."""
-    files = [["".join(path.suffixes[-2:]), content_hash(path, cache)] for path in source.files]
-    return [VERSION, files, source.text_field, source.bounds, source.skip_bad, list(source.share)]
+    files = [described(path, cache) for path in source.files]
+    quotes = ["quotes join"] if source.quotes_join else []
+    return [VERSION, files, source.text_field, source.bounds, source.skip_bad, list(source.share), *quotes]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.core import tables
-from datamodules.core.lines import COMPRESSED, Records, read_jsonl, read_txt, text_extent
+from datamodules.core.lines import Records, read_json, read_txt, text_extent
+from datamodules.core.opening import COMPRESSED, is_compressed, kind_of
 
 
 class Format(NamedTuple):
@@ -22,23 +23,22 @@ class Format(NamedTuple):
 WHOLE_TABLE = Format(lambda path, records: 1, tables.read_table)
 FORMATS = {
     ".txt": Format(text_extent, read_txt),
-    ".jsonl": Format(text_extent, read_jsonl),
+    ".jsonl": Format(text_extent, read_json),
+    ".json": Format(text_extent, read_json),
     ".csv": WHOLE_TABLE,
     ".tsv": WHOLE_TABLE,
     ".parquet": Format(tables.count_row_groups, tables.read_parquet),
     ".arrow": Format(tables.count_rows, tables.read_arrow),
 }
-COMPRESSIBLE = (".txt", ".jsonl", ".csv", ".tsv")
+COMPRESSIBLE = (".txt", ".jsonl", ".json", ".csv", ".tsv")
 
 
 def format_of(path: Path) -> Format | None:
-    """Find the format by the file's ending, None when it is not supported."""
-    if path.suffix not in COMPRESSED:
-        return FORMATS.get(path.suffix)
-    suffix = Path(path.stem).suffix
-    return FORMATS[suffix] if suffix in COMPRESSIBLE else None
+    """Find the format by the file's ending, in small or capital letters; None when it is not supported."""
+    kind = kind_of(path)
+    return FORMATS.get(kind) if not is_compressed(path) or kind in COMPRESSIBLE else None
 
 
 def endings() -> str:
     """Name the supported endings."""
-    return f"{', '.join(FORMATS)}, or {', '.join(COMPRESSIBLE)} with {' or '.join(COMPRESSED)} behind"
+    return f"{', '.join(FORMATS)}, or {', '.join(COMPRESSIBLE)} with {', '.join(COMPRESSED)} behind"

@@ -1,7 +1,5 @@
 """Reading labelled examples: one or two texts and a label a record. A fault names the file, the line, and a fix."""
 
-import csv
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +9,9 @@ from typing import Any, Literal, NamedTuple
 from datamodules.core.account import Account
 from datamodules.core.classes import ClassName, Naming, class_labels, ordered, with_names
 from datamodules.core.errors import DataError
-from datamodules.core.lines import MAX_DOCUMENT_BYTES, Records, half_pair, text_lines
-from datamodules.core.tables import rows_of, schema_of
+from datamodules.core.lines import Records, half_pair, json_values
+from datamodules.core.opening import kind_of
+from datamodules.core.tables import rows_of, schema_of, table_rows
 
 Labels = Literal["classes", "numbers"]
 FOUND = Naming()  # in the training examples
@@ -96,81 +95,41 @@ def number_of(value: Any, name: str, place: str, fix: str = "set data.labels to 
     return number
 
 
-def read_examples(files: tuple[Path, ...], fields: Fields, account: Account | None = None) -> list[Example]:
-    """Read all examples of some files, in order; `account` counts them.
+def read_examples(files: tuple[Path, ...], fields: Fields, records: Records | None = None) -> list[Example]:
+    """Read all examples of some files, in order; the account of `records` counts them.
 
     Raises:
         DataError: a record is no good, or there is none.
     """
-    account = Account() if account is None else account
-    found = []
-    for path in files:
-        account.files += 1
-        for place, record in records_of(path, fields.text):
-            account.see(record if isinstance(record, dict) else ())
-            found.append(fields.example(record, place))
+    records = records or Records(fields.text, can_skip=False)
+    records.account.files += len(files)
+    found = [fields.example(record, place) for path in files for place, record in records_of(path, records)]
     if not found:
         raise DataError(f"{files[0]}: holds no example; write one record a line")
-    account.read(*fields.read)
+    records.account.read(*fields.read)
     return found
 
 
-def records_of(path: Path, text_field: str | None = None) -> Iterator[tuple[str, Any]]:
+def records_of(path: Path, records: Records | None = None) -> Iterator[tuple[str, Any]]:
     """Yield each record of a file with its place; a text column that is named must be there and hold strings.
 
     Raises:
         DataError: the file cannot be read, or its format has no fields.
     """
-    suffixes, records = path.suffixes[-2:], Records(text_field)
-    if ".jsonl" in suffixes:
-        yield from json_records(path, records)
-    elif ".csv" in suffixes or ".tsv" in suffixes:
-        yield from table_records(path, records)
-    elif path.suffix in (".parquet", ".arrow"):
+    records, kind = records or Records(None), kind_of(path)
+    if kind in (".jsonl", ".json"):
+        for value in json_values(path, 0, math.inf, records):
+            yield records.place(path), value
+    elif kind in (".csv", ".tsv"):
+        rows = table_rows(path, records)
+        header = next(rows)
+        yield from ((records.place(path), dict(zip(header, row, strict=True))) for row in rows)
+    elif kind in (".parquet", ".arrow"):
         names = class_labels(schema_of(path, records), path.parent)
         rows = (with_names(row, names) for row in rows_of(path, records))
         yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows))
     else:
-        raise DataError(f"{path}: has no fields for a label; give jsonl, csv, tsv, parquet or arrow")
-
-
-def json_records(path: Path, records: Records) -> Iterator[tuple[str, Any]]:
-    """Yield one JSON value a line; empty lines are passed over."""
-    for number, (_, line) in enumerate(text_lines(path, 0, math.inf, records), 1):
-        if not line.strip():
-            continue
-        try:
-            yield f"{path}:{number}", json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{path}:{number}: not JSON ({error}): {line[:60]!r}; write one JSON object a line"
-            ) from None
-
-
-def table_records(path: Path, records: Records) -> Iterator[tuple[str, Any]]:
-    """Yield the rows of comma- or tab-separated values with a header line."""
-    csv.field_size_limit(MAX_DOCUMENT_BYTES)
-    lines = (line + "\n" for _, line in text_lines(path, 0, math.inf, records))
-    delimiter, other = ("\t", ",;") if ".tsv" in path.suffixes else (",", ";\t")
-    rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
-    try:
-        head = rows.fieldnames or [""]
-        if len(head) == 1 and any(mark in head[0] for mark in other):
-            raise DataError(
-                f"{path}:1: its header is one column, {head[0]!r:.60}; write commas between columns, or tabs in a .tsv"
-            )
-        if twice := next((name for name in head if head.count(name) > 1), None):
-            raise DataError(f"{path}:1: its header names {twice!r} twice; rename one of them")
-        for row in rows:
-            place, wide = f"{path}:{rows.line_num}", len(rows.fieldnames)
-            if None in row or None in row.values():
-                count = wide + len(row.get(None) or ()) - sum(value is None for value in row.values())
-                raise DataError(f"{place}: has {count} columns, the header has {wide}; quote what holds the delimiter")
-            yield place, row
-    except csv.Error as error:
-        raise DataError(
-            f"{path}:{rows.line_num}: not CSV ({error}); close the quotes and double those inside"
-        ) from None
+        raise DataError(f"{path}: has no fields for a label; give jsonl, json, csv, tsv, parquet or arrow")
 
 
 def class_names(examples: list[Example]) -> list[str]:

@@ -4,22 +4,31 @@ Every reader yields the documents of a stretch [start, stop) of bytes; stretches
 once. A fault names the file, the line, the value and a fix.
 """
 
-import gzip
 import json
-import lzma
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
+
+import ijson
 
 from datamodules.core.account import Account
 from datamodules.core.errors import DataError
+from datamodules.core.opening import (
+    BOM,
+    HEAD_BYTES,
+    MAX_LINE_BYTES,
+    is_compressed,
+    kind_of,
+    lines_before,
+    lines_from,
+    look,
+    open_bytes,
+    told_damage,
+)
 
-BOM = b"\xef\xbb\xbf"
 MAX_DOCUMENT_BYTES = 256 << 20
-COMPRESSED = {".gz": gzip.open, ".xz": lzma.open}
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")
 Bounds = Literal["blank_line", "line", "file"]
 
@@ -31,7 +40,18 @@ class Records:
     text_field: str | None = "text"
     bounds: Bounds = "blank_line"
     skip_bad: bool = False
+    can_skip: bool = True  # whether whoever reads has the option to
+    quotes_join: bool = False  # whether a quoted field of a .tsv may hold tabs and line breaks
     account: Account = field(default_factory=Account)
+    line: int = 0  # how many lines of the stretch were read
+    first_offset: int = 0  # where the first of them begins
+    item: int = 0  # how many items of an array were read, 0 where there is none
+
+    def place(self, path: Path) -> str:
+        """Name the record that was read last, as file:line or by its number in an array."""
+        if self.item:
+            return f"{path}: record {self.item}"
+        return f"{path}:{lines_before(path, self.first_offset) * (self.first_offset > 0) + self.line}"
 
     def bad(self, place: str, problem: str, fix: str) -> None:
         """Count a bad record, or refuses it.
@@ -41,7 +61,7 @@ class Records:
         """
         message = f"{place}: {problem}; {fix}"
         if not self.skip_bad:
-            raise DataError(f"{message}, or set data.on_bad_record to skip")
+            raise DataError(f"{message}{', or set data.on_bad_record to skip' * self.can_skip}")
         self.account.refuse(message)
 
 
@@ -57,36 +77,13 @@ def half_pair(text: str) -> str:
     return f"{found[0]!r} is half of a surrogate pair, not a character" if found else ""
 
 
-def open_bytes(path: Path) -> BinaryIO:
-    """Open a file for reading what stands in it, decompressed."""
-    return COMPRESSED.get(path.suffix, open)(path, "rb")
-
-
-def lines_from(path: Path, start: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, line without its end) for the lines whose first byte stands at `start` or later.
-
-    Raises:
-        DataError: the compressed file ends too early or is damaged.
-    """
-    offset = start
-    try:
-        with open_bytes(path) as stream:
-            if start:
-                stream.seek(start - 1)
-                offset += len(stream.readline()) - 1
-            for line in stream:
-                yield offset, line.removeprefix(BOM).rstrip(b"\r\n") if offset == 0 else line.rstrip(b"\r\n")
-                offset += len(line)
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-        raise DataError(
-            f"{path}: truncated or damaged after {offset} bytes of text ({error}); copy or compress it again"
-        ) from None
-
-
-def place(path: Path, offset: int) -> str:
-    """Name the line that begins at an offset, as file:line."""
-    with open_bytes(path) as stream:
-        return f"{path}:{stream.read(offset).count(10) + 1}"
+def raw_lines(path: Path, start: int, records: Records) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset, line) from a place on, and let `records` know which line it is."""
+    records.line, records.item, records.first_offset = 0, 0, start
+    for offset, raw in lines_from(path, start):
+        records.first_offset = records.first_offset if records.line else offset
+        records.line += 1
+        yield offset, raw
 
 
 def decoded(path: Path, offset: int, line: bytes, records: Records) -> str | None:
@@ -96,14 +93,24 @@ def decoded(path: Path, offset: int, line: bytes, records: Records) -> str | Non
     except UnicodeDecodeError as error:
         records.account.see()
         byte = f"byte 0x{line[error.start]:02x} at offset {offset + error.start}"
-        records.bad(place(path, offset), f"not UTF-8 ({byte})", "convert the file, as by iconv -t utf-8")
+        records.bad(records.place(path), f"not UTF-8 ({byte})", "convert the file, as by iconv -t utf-8")
         return None
 
 
 def text_extent(path: Path, records: Records) -> int:
     """Count bytes, or 1 for a file that must be read from its beginning."""
-    whole = path.suffix in COMPRESSED or (records.bounds == "file" and ".jsonl" not in path.suffixes)
+    whole = is_compressed(path) or (records.bounds == "file" and kind_of(path) == ".txt") or is_array(path)
     return 1 if whole else path.stat().st_size
+
+
+def is_array(path: Path) -> bool:
+    """Say whether a .json file holds one array, and not one object a line."""
+    if kind_of(path) != ".json":
+        return False
+    with told_damage(path, 0), open_bytes(path) as stream:
+        head = stream.read(HEAD_BYTES)
+    look(path, head)
+    return head.removeprefix(BOM).lstrip()[:1] == b"["
 
 
 def read_txt(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
@@ -113,11 +120,11 @@ def read_txt(path: Path, start: int, stop: int, records: Records) -> Iterator[st
         yield from seen((line for _, line in text_lines(path, start, stop, records) if line.strip()), records)
         return
     if records.bounds == "file":
-        yield from seen(joined([line for _, line in text_lines(path, start, stop, records)]), records)
+        yield from seen(joined(whole_text(path, records)), records)
         return
     held_bytes = 0
     document: list[str] | None = [] if start == 0 < stop else None  # None: inside a document of the stretch before
-    for offset, raw in lines_from(path, start):
+    for offset, raw in raw_lines(path, start, records):
         if raw.strip():
             if document is None:
                 if offset >= stop:
@@ -141,6 +148,16 @@ def seen(documents: Iterator[str], records: Records) -> Iterator[str]:
         yield document
 
 
+def whole_text(path: Path, records: Records) -> list[str]:
+    """Read all lines of a file that is one document."""
+    lines, held_bytes = [], 0
+    for _, line in text_lines(path, 0, float("inf"), records):
+        lines.append(line)
+        held_bytes += len(line)
+        refuse_endless(path, held_bytes)
+    return lines
+
+
 def joined(lines: list[str] | None) -> Iterator[str]:
     """Yield the lines as one document, nothing when there are none."""
     if lines:
@@ -158,7 +175,7 @@ def refuse_endless(path: Path, size: int) -> None:
 
 def text_lines(path: Path, start: int, stop: float, records: Records) -> Iterator[tuple[int, str]]:
     """Yield the decoded lines whose first byte lies in the stretch."""
-    for offset, raw in lines_from(path, start):
+    for offset, raw in raw_lines(path, start, records):
         if offset >= stop:
             return
         line = decoded(path, offset, raw, records)
@@ -166,29 +183,81 @@ def text_lines(path: Path, start: int, stop: float, records: Records) -> Iterato
             yield offset, line
 
 
-def read_jsonl(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
-    """Read the text field of one JSON object a line."""
+def read_json(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
+    """Read the text field of one JSON object a line, or of the objects of an array."""
+    name = records.text_field
+    fix = f"give every record the string {name!r}, or name another data.text_field"
+    for value in json_values(path, start, stop, records):
+        problem = ""
+        if not isinstance(value, dict):
+            problem = f"not a JSON object: {str(value)[:60]!r}"
+        elif name not in value:
+            problem = f"has no field {name!r}, only {', '.join(map(repr, value)) or 'nothing'}"
+        elif not isinstance(value[name], str):
+            problem = f"field {name!r} = {value[name]!r:.60} is not a string"
+        elif problem := half_pair(value[name]):
+            fix = "write the text as UTF-8 without escapes"
+        if problem:
+            records.bad(records.place(path), problem, fix)
+        else:
+            yield value[name]
+
+
+def json_values(path: Path, start: int, stop: float, records: Records) -> Iterator[Any]:
+    """Yield the JSON values of a stretch, one a line or the items of an array, and count them."""
+    if is_array(path):
+        yield from array_items(path, records)
+        return
     stop = float("inf") if text_extent(path, records) == 1 else stop
-    for offset, line in text_lines(path, start, stop, records):
+    for _, line in text_lines(path, start, stop, records):
         if not line.strip():
             continue
-        problem, fix = "", f"give every line the string {records.text_field!r}, or name another data.text_field"
         try:
-            row = json.loads(line)
-            records.account.see(row if isinstance(row, dict) else ())
+            value = json.loads(line)
         except (ValueError, RecursionError) as error:
             records.account.see()
-            problem, fix = f"not JSON ({error}): {line[:60]!r}", "write one JSON object a line"
-        else:
-            if not isinstance(row, dict):
-                problem, fix = f"not a JSON object: {line[:60]!r}", "write one JSON object a line"
-            elif records.text_field not in row:
-                problem = f"has no field {records.text_field!r}, only {', '.join(map(repr, row)) or 'nothing'}"
-            elif not isinstance(row[records.text_field], str):
-                problem = f"field {records.text_field!r} = {row[records.text_field]!r:.60} is not a string"
-            elif "\\u" in line and (problem := half_pair(row[records.text_field])):
-                fix = "write the text as UTF-8 without escapes"
-        if problem:
-            records.bad(place(path, offset), problem, fix)
-        else:
-            yield row[records.text_field]
+            problem = f"not JSON ({error}): {line[:60]!r}"
+            records.bad(
+                records.place(path), problem, "write one JSON object a line, or in a .json file an array of them"
+            )
+            continue
+        records.account.see(value if isinstance(value, dict) else ())
+        yield value
+
+
+def array_items(path: Path, records: Records) -> Iterator[Any]:
+    """Yield the items of a JSON array one by one, so that the array need not fit in memory.
+
+    Raises:
+        DataError: it is damaged, or an item is longer than a line may be.
+    """
+    records.item = 0
+    with told_damage(path, 0), open_bytes(path) as stream:
+        bounded = Bounded(stream, path)
+        try:
+            for item in ijson.items(bounded, "item", use_float=True):
+                records.item, bounded.since = records.item + 1, 0
+                records.account.see(item if isinstance(item, dict) else ())
+                yield item
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{path}: record {records.item + 1}: not JSON ({reason}); write the file again") from None
+
+
+class Bounded:
+    """A stream that refuses to go on when an item of an array has taken too many bytes."""
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        self.stream, self.path, self.since, self.at_start = stream, path, 0, True
+
+    def read(self, size: int) -> bytes:
+        """Read some bytes."""
+        some = self.stream.read(size)
+        if self.at_start and some:
+            some, self.at_start = some.removeprefix(BOM), False
+        self.since += len(some)
+        if self.since > MAX_LINE_BYTES:
+            raise DataError(
+                f"{self.path}: a record has more than {MAX_LINE_BYTES >> 20} MiB; break it into several records"
+            )
+        return some

@@ -1,7 +1,7 @@
 """From options to a tokenizer and stores of tokenised pairs in the cache folder: what happens before training."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -48,6 +48,7 @@ class PairPreparation:
     root: str | None
     sequence_length: int
     skip_bad: bool
+    quotes_join: bool
     cache: Path
 
     def check(self) -> None:
@@ -93,7 +94,7 @@ class PairPreparation:
             with alone(folder, f"the tokenizer in {folder}"):
                 if not wordpiece.is_whole(folder):
                     readings = [self.reading(name) for name in self.sources]
-                    wordpiece.train(AllTexts(readings, self.skip_bad), options.train, folder)
+                    wordpiece.train(AllTexts(readings, self.records), options.train, folder)
         return folder
 
     def reading(self, name: str) -> Reading:
@@ -104,14 +105,19 @@ class PairPreparation:
 
     def records(self) -> Records:
         """Make a count of bad records."""
-        return Records(None, skip_bad=self.skip_bad)
+        return Records(None, skip_bad=self.skip_bad, quotes_join=self.quotes_join)
+
+    @property
+    def quoting(self) -> list[str]:
+        """What a fingerprint says of quotes; nothing where a row of a .tsv is a line."""
+        return ["quotes join"] if self.quotes_join else []
 
     def make_source(self, name: str, encoder: Encoder) -> Path:
         """Make the store of a source's training pairs and return its folder."""
         source, reading = self.sources[name], self.reading(name)
         prompts = source.prompts or Prompts()
         limits = [source.query_tokens or self.sequence_length, source.passage_tokens or self.sequence_length]
-        known = [reading.description(self.cache), self.skip_bad, asdict(prompts), limits]
+        known = [reading.description(self.cache), self.skip_bad, asdict(prompts), limits, *self.quoting]
         folder = self.cache / "pairs" / digest([VERSION, encoder.digest, known])
 
         def build(table: Texts) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -125,9 +131,9 @@ class PairPreparation:
         plans = self.set_plans(split)
         if not plans:
             return None
-        known = [[plan.description(self.cache) for plan in plans], self.skip_bad]
+        known = [[plan.description(self.cache) for plan in plans], self.skip_bad, *self.quoting]
         folder = self.cache / "pairs" / digest([VERSION, encoder.digest, known])
-        Plan(GROUPS[split], folder).make(encoder, lambda table: read_sets(plans, table, self.skip_bad))
+        Plan(GROUPS[split], folder).make(encoder, lambda table: read_sets(plans, table, self.records))
         return folder
 
     def set_plans(self, split: str) -> list[SetPlan]:
@@ -175,13 +181,9 @@ def read_pairs(
 class AllTexts:
     """The texts of all sources, in the form in which a tokenizer is trained on them."""
 
-    def __init__(self, readings: list[Reading], skip_bad: bool) -> None:
-        self.readings, self.skip_bad = readings, skip_bad
+    def __init__(self, readings: list[Reading], records: Callable[[], Records]) -> None:
+        self.readings, self.records = readings, records
         self.files = readings[0].files
-
-    def records(self) -> Records:
-        """Make a count of bad records."""
-        return Records(None, skip_bad=self.skip_bad)
 
     def texts(self, records: Records | None = None) -> Iterator[str]:
         """Yield every text of every pair."""

@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from datamodules.core.corpus import content_hash
+from datamodules.core.corpus import described
 from datamodules.core.errors import DataError
 from datamodules.core.formats import format_of
 from datamodules.core.labels import number_of, present, records_of, text_of
 from datamodules.core.lines import Records
+from datamodules.core.opening import kind_of
 from datamodules.core.pair_options import Columns
 from datamodules.core.segments import sentences_of
 from datamodules.core.sources import EMBEDDED, is_hub_name, local, locate
@@ -140,7 +141,7 @@ class Reading:
     def description(self, cache: Path) -> list[Any]:
         """Describe all that decides the pairs, for a fingerprint."""
         made = self.name if self.name in MADE else None
-        files = [["".join(path.suffixes[-2:]), content_hash(path, cache)] for path in self.files]
+        files = [described(path, cache) for path in self.files]
         return [made, files, asdict(self.columns), self.labels, self.wanted]
 
     def pairs(self, bad: Records) -> Iterator[Pair]:
@@ -159,8 +160,7 @@ class Reading:
                     yield pair
                 continue
             roles, names = None, None
-            for place, record in records(path):
-                bad.account.see(record)
+            for place, record in records(path, bad):
                 if roles is None:
                     roles, names = roles_of(record, self.columns, self.key, place, self.needs), record.keys()
                     labelled = (roles.label is not None) if labelled is None else labelled
@@ -201,7 +201,7 @@ class Reading:
         """Name the columns that are read, as the first record has them."""
         if self.name in MADE:
             return (" or ".join(MADE[self.name]), "rest of the lead")
-        place, record = next(found for path in self.files for found in records(path))
+        place, record = next(found for path in self.files for found in records(path, Records(None, skip_bad=True)))
         return roles_of(record, self.columns, self.key, place, self.needs).columns
 
     def pair(self, record: dict[str, Any], roles: Roles, place: str) -> Pair | None:
@@ -230,15 +230,15 @@ def full_text(record: dict[str, Any], name: str, key: str, place: str) -> str:
     return text
 
 
-def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def records(path: Path, bad: Records) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the records of a file with their places.
 
     Raises:
         DataError: the format has no columns, the file cannot be read, or a record is none.
     """
-    if ".txt" in path.suffixes[-2:]:
-        raise DataError(f"{path}: a txt file has no columns; give jsonl, csv, tsv, parquet or arrow")
-    for place, record in records_of(path):
+    if kind_of(path) == ".txt":
+        raise DataError(f"{path}: a txt file has no columns; give jsonl, json, csv, tsv, parquet or arrow")
+    for place, record in records_of(path, bad):
         if not isinstance(record, dict):
             raise DataError(f"{place}: not a record but {str(record)[:40]!r}; write one JSON object a line")
         yield place, record

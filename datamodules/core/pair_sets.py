@@ -1,7 +1,7 @@
 """Sets that embeddings are judged on: read into one table of texts, with the numbers of the texts of each set."""
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from datamodules.core.corpus import content_hash
+from datamodules.core.corpus import described
 from datamodules.core.errors import DataError
 from datamodules.core.formats import format_of
 from datamodules.core.labels import present, text_of
@@ -52,10 +52,7 @@ class SetPlan:
     def description(self, cache: Path) -> list[Any]:
         """Describe all that decides the set, for a fingerprint."""
         options = {name: value for name, value in asdict(self.options).items() if name not in ("path", "train", *BEIR)}
-        files = {
-            part: [["".join(path.suffixes[-2:]), content_hash(path, cache)] for path in paths]
-            for part, paths in self.files.items()
-        }
+        files = {part: [described(path, cache) for path in paths] for part, paths in self.files.items()}
         made = self.options.path if self.options.path in MADE else None
         return [self.name, options, made, files, self.sequence_length]
 
@@ -163,8 +160,7 @@ class SetPlan:
     def grades(self, bad: Records) -> Iterator[tuple[str, str, float, str]]:
         """Yield the judgements: query, document, grade, and where it stands."""
         for path in self.files["qrels"]:
-            for place, record in records(path):
-                bad.account.see(record)
+            for place, record in records(path, bad):
                 bad.account.read(*JUDGEMENT)
                 with forgiving(bad):
                     query, document, value = (present(record, name, f"{self.key}.qrels", place) for name in JUDGEMENT)
@@ -178,8 +174,7 @@ class SetPlan:
         """Yield texts, each with its title in front, and note in `rows` which row has which id."""
         texts: dict[str, int] = {}
         for path in self.files[part]:
-            for place, record in records(path):
-                bad.account.see(record)
+            for place, record in records(path, bad):
                 bad.account.read("_id", "title", "text")
                 with forgiving(bad):
                     name = word_of(present(record, "_id", f"{self.key}.{part}", place))
@@ -234,8 +229,7 @@ class SetPlan:
     def classed(self, part: str, bad: Records) -> Iterator[tuple[str, str, str]]:
         """Yield the texts of a part with their classes and places."""
         for path in self.files[part]:
-            for place, record in records(path):
-                bad.account.see(record)
+            for place, record in records(path, bad):
                 with forgiving(bad):
                     name = self.columns.anchor or next((name for name in TEXTS if name in record), TEXTS[0])
                     label = label_of([*record], self.columns, "class") or "label"
@@ -285,11 +279,11 @@ def beir_files(folder: Path) -> dict[str, str]:
     return found
 
 
-def read_sets(plans: list[SetPlan], table: Texts, skip_bad: bool) -> tuple[Numbers, dict[str, Any]]:
+def read_sets(plans: list[SetPlan], table: Texts, counted: Callable[[], Records]) -> tuple[Numbers, dict[str, Any]]:
     """Read the sets of a split into one table; return their numbers, and what is told of them."""
     found, told, accounts = {}, {}, {}
     for plan in plans:
-        bad = Records(None, skip_bad=skip_bad)
+        bad = counted()
         numbers = plan.read(table, bad)
         accounts[plan.name] = bad.account.as_dict()
         told[plan.name] = [plan.options.task, {name: len(values) for name, values in numbers.items()}]

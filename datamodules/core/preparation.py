@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from datamodules.core import wordpiece
 from datamodules.core.corpus import Plan, digest, text_description
 from datamodules.core.errors import DataError
+from datamodules.core.folders import Located
 from datamodules.core.publishing import alone
-from datamodules.core.sources import EMBEDDED, Source, is_hub_name, local, locate
+from datamodules.core.sources import EMBEDDED, Source, find, has_part, is_hub_name, local
 from datamodules.core.tokenization import Recipe
 from datamodules.core.wordpiece import TokenizerOptions
 
@@ -62,6 +63,7 @@ class Preparation:
     recipe: dict[str, Any]
     num_processes: int
     cache: Path
+    finds: dict[tuple[str, str], Located] = field(default_factory=dict, compare=False)
 
     def check(self) -> None:
         """Refuse options that contradict each other.
@@ -134,14 +136,29 @@ class Preparation:
     def source(self, split: str) -> Source | None:
         """Find the text of a split; None when there is none."""
         name, train, share = self.sources[split], self.sources["train"], (0.0, 1.0)
-        own_splits = self.streaming or train == EMBEDDED
+        has_own = has_part(train, split)
+        own_splits = self.streaming or train == EMBEDDED or has_part(train, "val")
         held_out = self.sources["val"] is None and not own_splits and self.validation_fraction > 0
-        if name is None and (train == EMBEDDED or (split == "val" and held_out)):
+        if name is None and (train == EMBEDDED or has_own or (split == "val" and held_out)):
             name = train
         if held_out and split != "test":
             bound = self.validation_fraction
             share = (0.0, bound) if split == "val" else (bound, 1.0)
-        return None if name is None else Source(locate(name, split), **self.reading, share=share)
+        if name is None:
+            return None
+        found = self.found(name, "train" if name == train != EMBEDDED and not has_own else split)
+        return Source(found.files, **self.reading, share=share)
+
+    def found(self, name: str, split: str) -> Located:
+        """Find the files behind a name, once: a folder may hold many."""
+        if (name, split) not in self.finds:
+            self.finds[name, split] = find(name, split)
+        return self.finds[name, split]
+
+    def passed_over(self, split: str) -> dict[str, list[Path]]:
+        """Say which files of a split's source are not read, by reason."""
+        name = self.sources[split] or self.sources["train"]
+        return next((it.passed_over for (known, part), it in self.finds.items() if (known, part) == (name, split)), {})
 
     def plans(self, tokenizer: str, seed: int) -> dict[str, Plan]:
         """Say for every split that has text, and is not streamed, which corpus is to be made."""

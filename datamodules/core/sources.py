@@ -15,14 +15,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.core.errors import DataError
+from datamodules.core.folders import WANTED, Located, files_of_folder
 from datamodules.core.formats import endings, format_of
 from datamodules.core.lines import Bounds, Records
+from datamodules.core.opening import kind_of, open_bytes, told_damage
 from datamodules.core.publishing import sha256_of, write_atomically
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 EMBEDDED = "embedded"
 PIECES = 256
 MIN_PIECE_BYTES, MAX_PIECE_BYTES = 1 << 18, 1 << 28
+HASHED_ALWAYS = 1 << 20  # bytes; larger files have a note of their hash
+SAMPLED_BLOCKS = 64
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 HUB_NAME = re.compile(r"(?P<path>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(:(?P<split>[\w.-]+))?")
 
 
@@ -55,11 +60,12 @@ class Source:
     text_field: str = "text"
     bounds: Bounds = "blank_line"
     skip_bad: bool = False
+    quotes_join: bool = False
     share: tuple[float, float] = (0.0, 1.0)
 
     def records(self) -> Records:
         """Make a reader's settings, with a count of bad records of its own."""
-        return Records(self.text_field, self.bounds, self.skip_bad)
+        return Records(self.text_field, self.bounds, self.skip_bad, quotes_join=self.quotes_join)
 
     def pieces(self) -> list[Piece]:
         """Cut the files into pieces of about equal size, a pure function of the files."""
@@ -103,34 +109,47 @@ class Source:
 
 
 def locate(name: str, split: str) -> tuple[Path, ...]:
-    """Find the files behind a source name, in a fixed order; `split` (train, val, test) picks the embedded part.
+    """Find the files behind a source name, in a fixed order, as `find` does."""
+    return find(name, split).files
+
+
+def find(name: str, split: str) -> Located:
+    """Find the files behind a source name, in a fixed order; `split` (train, val, test, predict) picks the part.
 
     Raises:
         DataError: nothing is there, or a file is of a kind that no reader is for.
     """
     if name == EMBEDDED:
-        return (SAMPLES / f"wiki_{split}.jsonl.xz",)
+        return Located((SAMPLES / f"wiki_{'test' if split == 'predict' else split}.jsonl.xz",))
     path = local(name)
     if path.is_dir():
-        return files_of_folder(path)
+        return files_of_folder(path, split)
     if path.exists():
-        return (readable(path),)
+        return Located((readable(path),))
     if glob.has_magic(name):
         found = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
         if not found:
             raise DataError(f"{name}: no file matches this pattern (seen from {Path.cwd()}); correct it or its folder")
-        return tuple(map(readable, found))
+        return Located(tuple(map(readable, found)))
     if not is_hub_name(name):
         raise DataError(f"{name}: no such file (seen from {Path.cwd()}); correct the path")
-    return hub_files(name, **HUB_NAME.fullmatch(name).groupdict())
+    return Located(hub_files(name, **HUB_NAME.fullmatch(name).groupdict()))
+
+
+def has_part(name: str, split: str) -> bool:
+    """Say whether a source is a folder that has a part for a split of its own."""
+    return name != EMBEDDED and local(name).is_dir() and WANTED[split] in find(name, "train").parts
 
 
 def local(name: str) -> Path:
     """Read a path that may begin with ~ or ~user.
 
     Raises:
-        DataError: there is no such user.
+        DataError: there is no such user, or it is the address of another store.
     """
+    if scheme := SCHEME.match(name):
+        fix = "write the path alone" if scheme[1].lower() == "file" else "copy it to this machine, and give its path"
+        raise DataError(f"{name}: is an address ({scheme[0]}), and only local paths are read and written; {fix}")
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -142,21 +161,6 @@ def is_hub_name(name: str) -> bool:
     path = local(name)
     is_local = name == EMBEDDED or path.exists() or glob.has_magic(name) or format_of(path) is not None
     return not is_local and HUB_NAME.fullmatch(name) is not None
-
-
-def files_of_folder(folder: Path) -> tuple[Path, ...]:
-    """List the files with text in a folder and the folders below it."""
-    splits = folder / "dataset_dict.json"
-    if splits.exists():
-        try:
-            names = ", ".join(str(folder / split) for split in json.loads(splits.read_text())["splits"])
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{splits}: does not name the splits of a data set; save it again") from None
-        raise DataError(f"{folder}: holds several splits; name one of {names}")
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and format_of(path))
-    if not found:
-        raise DataError(f"{folder}: holds no file that ends in {endings()}; name another folder, a file or a pattern")
-    return tuple(found)
 
 
 def readable(path: Path) -> Path:
@@ -176,7 +180,7 @@ def hub_files(name: str, path: str, config: str | None, split: str | None) -> tu
     from datasets import load_dataset
 
     try:
-        dataset = load_dataset(path, config, split=split or "train")
+        dataset = load_dataset(path, config, split=split or "train", keep_in_memory=False)  # else it has no files
     except Exception as error:  # the library raises a dozen kinds, from its own to those of the network
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise DataError(
@@ -186,11 +190,29 @@ def hub_files(name: str, path: str, config: str | None, split: str | None) -> tu
     return tuple(Path(file["filename"]) for file in dataset.cache_files)
 
 
+def described(path: Path, cache: Path) -> list[str]:
+    """Describe a file for a fingerprint: its kind and its content."""
+    rule = ["quotes of a tsv join no rows"] if kind_of(path) == ".tsv" and holds(path, b'"') else []
+    return ["".join(path.suffixes[-2:]), content_hash(path, cache), *rule]
+
+
+def holds(path: Path, byte: bytes) -> bool:
+    """Say whether a byte stands in a file."""
+    with told_damage(path, 0), open_bytes(path) as stream:
+        return any(byte in some for some in iter(lambda: stream.read(1 << 20), b""))
+
+
 def content_hash(path: Path, cache: Path) -> str:
-    """Hash a file's content, once: the hash is remembered under its path, size and time of change."""
-    stat, absolute = path.stat(), path.resolve()
+    """Hash a file's content; that of a large one once, and again where anything about the file has changed.
+
+    Date and size alone would not tell: copies and some editors keep them (huggingface/datasets#2956).
+    """
+    stat = path.stat()
+    if stat.st_size <= HASHED_ALWAYS:
+        return sha256_of(path)
+    absolute = path.resolve()
     note = cache / "content" / f"{hashlib.sha256(str(absolute).encode()).hexdigest()[:32]}.json"
-    seen = [str(absolute), stat.st_size, stat.st_mtime_ns]
+    seen = [str(absolute), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, sample_of(path, stat.st_size)]
     try:
         known = json.loads(note.read_text())
         if known["file"] == seen:
@@ -200,3 +222,13 @@ def content_hash(path: Path, cache: Path) -> str:
     sha256 = sha256_of(path)
     write_atomically(note, json.dumps({"file": seen, "sha256": sha256}))
     return sha256
+
+
+def sample_of(path: Path, size: int) -> str:
+    """Hash some blocks of a file."""
+    sample = hashlib.sha256()
+    with path.open("rb") as stream:
+        for number in range(SAMPLED_BLOCKS):
+            stream.seek(size * number // SAMPLED_BLOCKS)
+            sample.update(stream.read(4096))
+    return sample.hexdigest()

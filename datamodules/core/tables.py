@@ -1,8 +1,9 @@
 """Reading tables: comma- and tab-separated values, Parquet, Arrow. A fault names the file, the row and a fix."""
 
 import csv
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +11,101 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from datamodules.core.errors import DataError
-from datamodules.core.lines import MAX_DOCUMENT_BYTES, Records, text_lines
+from datamodules.core.lines import Records, text_lines
+from datamodules.core.opening import MAX_LINE_BYTES, POINTER, kind_of, lines_from, look, told_damage
 
 ROWS_AT_ONCE = 1024
+QUOTED = re.compile(rb'"(?:[^"]|"")*"')
 KINDS = {".parquet": "a Parquet", ".arrow": "an Arrow"}
 
 
 def read_table(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
     """Read the text column of comma- or tab-separated values with a header line."""
-    csv.field_size_limit(MAX_DOCUMENT_BYTES)
-    lines = (line + "\n" for _, line in text_lines(path, 0, float("inf"), records))
-    rows = csv.reader(lines, delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True)
+    rows = table_rows(path, records)
+    header = next(rows)
+    if records.text_field not in header:
+        raise no_column(path, header, records)
+    column = header.index(records.text_field)
+    yield from (row[column] for row in rows)
+
+
+def table_rows(path: Path, records: Records) -> Iterator[list[str]]:
+    """Yield the header and then the rows of comma- or tab-separated values, each as long as the header.
+
+    In .csv a field in quotes may hold commas, line breaks and doubled quotes (RFC 4180). In .tsv a row is a line, but
+    where `records.quotes_join`: quotes are taken off if every quote of the file is closed in its own field, and else
+    they are characters.
+
+    Raises:
+        DataError: the header is no good, a quote is not closed, or a row has another number of columns.
+    """
+    csv.field_size_limit(MAX_LINE_BYTES)
+    is_tsv = kind_of(path) == ".tsv"
+    form: dict[str, Any] = {"delimiter": "\t" if is_tsv else ",", "strict": True}
+    if is_tsv and not records.quotes_join:
+        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    unquote = is_tsv and not records.quotes_join and quotes_are_closed(path)
+    rows = csv.reader((line + "\n" for _, line in text_lines(path, 0, float("inf"), records)), **form)
+    begin, header = 1, None
     try:
-        header = next(rows, [])
-        if records.text_field not in header:
-            raise no_column(path, header, records)
-        column = header.index(records.text_field)
         for row in rows:
-            if row:
-                records.account.see(header)
-            if row and len(row) != len(header):
-                problem = f"has {len(row)} columns, the header has {len(header)}"
-                records.bad(f"{path}:{rows.line_num}", problem, "quote fields that hold the delimiter or a line break")
+            row = [unquoted(field) for field in row] if unquote else row
+            if header is None and row:
+                header = checked_header(row, path, is_tsv)
+                yield header
             elif row:
-                yield row[column]
+                records.account.see(header)
+                if records.line > begin:
+                    records.account.notes["records of several lines"] += 1
+                if len(row) == len(header):
+                    yield row
+                else:
+                    records.bad(f"{path}:{begin}", *wrong_width(row, header, is_tsv))
+            begin = records.line + 1
     except csv.Error as error:
+        raise DataError(f"{path}:{begin}: not CSV ({error}); close the quotes and double those inside") from None
+    if header is None:
+        raise DataError(f"{path}: is empty; write a header line, and a record a line below it")
+
+
+def checked_header(header: list[str], path: Path, is_tsv: bool) -> list[str]:
+    """Refuse a header that is one column by mistake, or names a column twice.
+
+    Raises:
+        DataError: saying what to write.
+    """
+    other = ",;" if is_tsv else ";\t"
+    if len(header) == 1 and any(mark in header[0] for mark in other):
         raise DataError(
-            f"{path}:{rows.line_num}: not CSV ({error}); close the quotes and double those inside"
-        ) from None
+            f"{path}:1: its header is one column, {header[0]!r:.60}; write commas between columns, or tabs in a .tsv"
+        )
+    if twice := next((name for name in header if header.count(name) > 1), None):
+        raise DataError(f"{path}:1: its header names {twice!r} twice; rename one of them")
+    return header
+
+
+def wrong_width(row: list[str], header: list[str], is_tsv: bool) -> tuple[str, str]:
+    """Say what is wrong with a row of another length than the header's, and what to do."""
+    problem = f"has {len(row)} columns, the header has {len(header)}"
+    if is_tsv and any('"' in field for field in row):
+        return (
+            f"{problem}, and a quote joins no lines or tabs in a .tsv",
+            "set data.quotes_join to true if they do here",
+        )
+    return problem, "quote fields that hold the delimiter or a line break" if not is_tsv else "write a tab a column"
+
+
+def quotes_are_closed(path: Path) -> bool:
+    """Say whether every quote of a .tsv begins a field and is closed in the same one."""
+    with told_damage(path, 0):
+        lines = (line for _, line in lines_from(path, 0) if b'"' in line)
+        fields = (field for line in lines for field in line.split(b"\t") if b'"' in field)
+        return all(QUOTED.fullmatch(field) for field in fields)
+
+
+def unquoted(field: str) -> str:
+    """Take the quotes off a field that stands in them."""
+    return field[1:-1].replace('""', '"') if field.startswith('"') else field
 
 
 def no_column(path: Path, columns: list[str], records: Records) -> DataError:
@@ -137,16 +205,17 @@ def count_rows(path: Path, records: Records) -> int:
 def rows_of(path: Path, records: Records) -> Iterator[dict[str, Any]]:
     """Yield the whole rows of a Parquet or Arrow file."""
     with whole(path):
-        batches = (
-            open_parquet(path, records).iter_batches() if path.suffix == ".parquet" else arrow_batches(path, records)
-        )
+        is_parquet = kind_of(path) == ".parquet"
+        batches = open_parquet(path, records).iter_batches() if is_parquet else arrow_batches(path, records)
         for batch in batches:
-            yield from batch.to_pylist()
+            for row in batch.to_pylist():
+                records.account.see(row)
+                yield row
 
 
 def schema_of(path: Path, records: Records) -> pa.Schema:
     """Read the schema of a Parquet or Arrow file, with the metadata in it."""
-    if path.suffix == ".parquet":
+    if kind_of(path) == ".parquet":
         return open_parquet(path, records).schema_arrow
     with whole(path), pa.memory_map(str(path)) as source:
         kind = pa.ipc.open_file if source.read(6) == b"ARROW1" else pa.ipc.open_stream
@@ -164,5 +233,8 @@ def whole(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        kind, reason = KINDS[path.suffix], str(error).partition("\n")[0]
+        with suppress(OSError), path.open("rb") as stream:
+            if (head := stream.read(len(POINTER))) == POINTER:
+                look(path, head)
+        kind, reason = KINDS[kind_of(path)], str(error).partition("\n")[0]
         raise DataError(f"{path}: not {kind} file or damaged ({reason}); write it again") from None

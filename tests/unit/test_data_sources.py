@@ -56,7 +56,7 @@ def read(*files: Path, **options: object) -> list[str]:
     "name", ["a.txt", "a.jsonl", "a.csv", "a.tsv", "a.parquet", "a.arrow", "a.txt.gz", "a.jsonl.xz", "a.csv.gz"]
 )
 def test_every_format_gives_the_same_texts(tmp_path: Path, name: str) -> None:
-    assert read(write(tmp_path / name)) == TEXTS
+    assert read(write(tmp_path / name), quotes_join=name.endswith(".tsv")) == TEXTS
 
 
 def test_documents_of_a_txt_file(tmp_path: Path) -> None:
@@ -123,8 +123,10 @@ def test_a_dataset_that_the_library_saved(tmp_path: Path) -> None:
     DatasetDict(train=whole, test=whole.select([3, 1])).save_to_disk(tmp_path / "saved")
     assert read(*locate(str(tmp_path / "saved/train"), "train")) == TEXTS
     assert read(*locate(str(tmp_path / "saved/test"), "train")) == [TEXTS[3], TEXTS[1]]
-    with pytest.raises(DataError, match=r"several splits; name one of .*saved/train, .*saved/test"):
-        locate(str(tmp_path / "saved"), "train")
+    assert read(*locate(str(tmp_path / "saved"), "train")) == TEXTS
+    assert read(*locate(str(tmp_path / "saved"), "test")) == [TEXTS[3], TEXTS[1]]
+    with pytest.raises(DataError, match=r"saved: has no part for validation, only train \(data-0.*\), test \(data"):
+        locate(str(tmp_path / "saved"), "val")
 
 
 def test_a_hub_name_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,14 +135,30 @@ def test_a_hub_name_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> N
         locate("nobody/nothing", "train")
 
 
-def test_content_hash_is_remembered_and_notices_a_change(tmp_path: Path) -> None:
+def test_content_hash_is_remembered_and_notices_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "HASHED_ALWAYS", 10)
     path = write(tmp_path / "a.txt")
     first = content_hash(path, tmp_path / "cache")
     note = next((tmp_path / "cache/content").iterdir())
     note.write_text(note.read_text().replace(first, "remembered"))
     assert content_hash(path, tmp_path / "cache") == "remembered"
-    path.write_text("other")
+    path.write_text("other words than before")
     assert content_hash(path, tmp_path / "cache") not in (first, "remembered")
+
+
+@pytest.mark.parametrize("always", [10, 1 << 20])
+def test_a_change_that_keeps_size_and_date_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, always: int
+) -> None:
+    monkeypatch.setattr(sources, "HASHED_ALWAYS", always)
+    path = tmp_path / "a.txt"
+    path.write_text("a river and a stone\n" * 10)
+    first, stat = content_hash(path, tmp_path / "cache"), path.stat()
+    with path.open("r+") as stream:  # in place: the same inode too
+        stream.write("a cloud")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_size == stat.st_size and path.stat().st_mtime_ns == stat.st_mtime_ns
+    assert content_hash(path, tmp_path / "cache") != first
 
 
 def raw(name: str, content: bytes) -> Callable[[Path], Path]:
@@ -157,7 +175,7 @@ BAD_RECORDS = {  # what is written, what the message says
         raw("a.jsonl", b'{"text": "a"}\n{"text": \n'),
         r"a.jsonl:2: not JSON \(.*\): '\{\"text\": '; write one",
     ),
-    "no object": (raw("a.jsonl", b'{"text": "a"}\n["b"]\n'), r"a.jsonl:2: not a JSON object: '\[\"b\"\]'"),
+    "no object": (raw("a.jsonl", b'{"text": "a"}\n["b"]\n'), r"a.jsonl:2: not a JSON object: .\['b'\]"),
     "no field": (
         raw("a.jsonl", b'{"text": "a"}\n\n{"body": "b", "n": 1}\n'),
         r"a.jsonl:3: has no field 'text', only 'body', 'n'",
@@ -202,8 +220,8 @@ BAD_FILES = {
     "not gz": (raw("a.txt.gz", b"plain text"), "a.txt.gz: truncated or damaged after 0 bytes"),
     "truncated xz": (raw("a.txt.xz", lzma.compress(b"abc " * 9000)[:-20]), "a.txt.xz: truncated or damaged"),
     "no column": (raw("a.csv", b"body,n\na,1\n"), "a.csv: no column 'text', only 'body', 'n'; set data.text_field"),
-    "empty csv": (raw("a.csv", b""), "a.csv: no column 'text', only none"),
-    "open quote": (raw("a.csv", b'text\n"a\nb\n'), r"a.csv:3: not CSV \(unexpected end of data\)"),
+    "empty csv": (raw("a.csv", b""), "a.csv: is empty; write a header line"),
+    "open quote": (raw("a.csv", b'text\n"a\nb\n'), r"a.csv:2: not CSV \(unexpected end of data\)"),
     "not parquet": (raw("a.parquet", b"text"), "a.parquet: not a Parquet file or damaged"),
     "not arrow": (raw("a.arrow", b"text, text, text"), "a.arrow: not an Arrow file or damaged"),
 }
@@ -283,7 +301,7 @@ def test_a_document_that_never_ends_is_refused(tmp_path: Path, monkeypatch: pyte
     [
         ("gone.txt", "gone.txt: no such file"),
         ("*.jsonl", r"\*.jsonl: no file matches this pattern"),
-        ("empty", "empty: holds no file that ends in .txt, .jsonl, .csv"),
+        ("empty", "empty: holds no file that ends in .txt, .jsonl, .json, .csv"),
         ("a.md", "a.md: files ending in '.md' are not supported; convert to .txt"),
         ("a.parquet.gz", "a.parquet.gz: files ending in '.gz' are not supported"),
     ],

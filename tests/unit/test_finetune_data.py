@@ -196,7 +196,7 @@ def test_broken_files_are_refused(tmp_path, tokenizer_folder):
     for name, message in (
         ("a.jsonl", r"a\.jsonl:3: not JSON"),
         ("b.csv", r"b\.csv:3: has 3 columns, the header has 2"),
-        ("c.csv", r"c\.csv:1: not CSV"),
+        ("c.csv", r"c\.csv:2: not CSV"),
         ("d.txt", r"d\.txt: has no fields for a label; give jsonl"),
         ("none.jsonl", "no such file"),
     ):

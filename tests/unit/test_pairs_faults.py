@@ -145,7 +145,7 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
         ("i.parquet", r"i\.parquet: not a Parquet file or damaged"),
         ("j.parquet", r"j\.parquet: row 1: 'query' = None is no text"),
         ("k.parquet", r"k\.parquet: row 0: 'query' = 1 is no text"),
-        ("l.csv", r"l\.csv: holds no pair"),
+        ("l.csv", r"l\.csv: is empty; write a header line"),
         ("m.csv", r"m\.csv:1: its header is one column, 'anchor;positive'; write commas"),
         ("n.tsv", r"n\.tsv:1: its header is one column, 'anchor,positive'"),
         ("none.jsonl", r"none\.jsonl: no such file"),

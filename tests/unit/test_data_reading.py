@@ -1,0 +1,326 @@
+"""Files as people have them: other endings, compressions, quotes, folders of everything; each is what it is called."""
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import resource
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from datamodules.core import lines, opening
+from datamodules.core.errors import DataError
+from datamodules.core.labels import records_of
+from datamodules.core.lines import Records
+from datamodules.core.sources import Source, find, local, locate
+from datamodules.core.wordpiece import TokenizerOptions
+from datamodules.labelled import LabelledText
+from datamodules.text import TextCorpus
+from tests.pairs import saved_tokenizer
+
+ROWS = [{"text": f"row {number}", "label": number % 2} for number in range(20)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+TEXTS = [row["text"] for row in ROWS]
+
+
+def zstd(content: bytes) -> bytes:
+    return pa.Codec("zstd").compress(content, asbytes=True)
+
+
+def zipped(folder: Path, name: str, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+    return folder / name
+
+
+def texts(path: Path, **options: object) -> list[str]:
+    return list(Source((path,), **options).texts())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", LINES),
+        ("a.json", json.dumps(ROWS).encode()),
+        ("a.json", b"\xef\xbb\xbf" + json.dumps(ROWS, indent=2).encode()),
+        ("A.JSONL", LINES),
+        ("a.jsonl.GZ", gzip.compress(LINES)),
+        ("a.jsonl.bz2", bz2.compress(LINES)),
+        ("a.jsonl.bz2", bz2.compress(LINES[:100]) + bz2.compress(LINES[100:])),
+        ("a.json.xz", lzma.compress(json.dumps(ROWS).encode())),
+        ("a.jsonl.zst", zstd(LINES)),
+        ("a.jsonl.zst", zstd(LINES[:100]) + zstd(LINES[100:])),
+        ("a.jsonl", b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\r\n")),
+    ],
+)
+def test_every_ending_is_read(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert texts(tmp_path / name) == TEXTS
+    assert [row for _, row in records_of(tmp_path / name)] == ROWS
+
+
+def test_a_zip_of_one_file_is_read(tmp_path: Path) -> None:
+    path = zipped(tmp_path, "a.zip", {"__MACOSX/._a.jsonl": b"x", "in/a.jsonl": LINES})
+    assert texts(path) == TEXTS
+    with pytest.raises(DataError, match=r"b\.zip: holds 2 files, and one is read; unpack it"):
+        locate(str(zipped(tmp_path, "b.zip", {"a.jsonl": LINES, "b.jsonl": LINES})), "train")
+    (tmp_path / "c.zip").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(DataError, match=r"c\.zip: truncated or damaged"):
+        locate(str(tmp_path / "c.zip"), "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.jsonl",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "git-lfs pointer.*git lfs pull",
+        ),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git-lfs pointer"),
+        ("a.csv", "text,label\na,1\n".encode("utf-16"), "is UTF-16 or UTF-32; convert it, as by iconv"),
+        ("a.csv", "text,label\na,1\n".encode("utf-16-le") * 4, "is UTF-16 without a mark"),
+        ("a.csv", b"text,label\ra,1\rb,0\r", "lines that end in a bare CR"),
+        ("a.txt", b"one\rtwo\r\rthree", "lines that end in a bare CR"),
+        ("a.jsonl", gzip.compress(LINES), r"is a \.gz file by its first bytes"),
+        ("a.jsonl", zstd(LINES), r"is a \.zst file by its first bytes"),
+        ("a.jsonl", b"<!DOCTYPE html><html>", "is a web page"),
+        ("a.jsonl.gz", LINES, "truncated or damaged"),
+        ("a.jsonl.gz", gzip.compress(LINES)[:-20], "truncated or damaged"),
+        ("a.jsonl.bz2", bz2.compress(LINES)[:-20], "truncated or damaged"),
+        ("a.jsonl.bz2", LINES, "truncated or damaged"),
+        ("a.jsonl.zst", zstd(LINES)[:-20], "truncated or damaged"),
+        ("a.jsonl.zst", LINES, "truncated or damaged"),
+        ("a.json", b'[{"text": "a"}, {"text": ', r"record 2: not JSON"),
+        ("a.json", b'{\n "text": "a"\n}\n', r"a\.json:1: not JSON.*in a \.json file an array"),
+    ],
+)
+def test_a_file_is_called_what_it_is(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        texts(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    if name.endswith(".txt"):
+        return
+    with pytest.raises(DataError, match=message):
+        list(records_of(tmp_path / name))
+
+
+QUOTES = 'text\tlabel\n"He said\t1\nand left"\t0\nplain\t1\nfive " six\t0\n'
+
+
+def test_a_quote_joins_no_rows_of_a_tsv(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text(QUOTES)
+    assert texts(path) == ['"He said', 'and left"', "plain", 'five " six']
+    assert [row["label"] for _, row in records_of(path)] == ["1", "0", "1", "0"]
+    path.write_text('text\tlabel\n"a ""b"" c"\t1\n"d"\t0\ne\t1\n')
+    assert texts(path) == ['a "b" c', "d", "e"], "every quote is closed in its own field"
+    path.write_text('text\tlabel\n"two\nlines"\t1\n')
+    with pytest.raises(DataError, match=r"a\.tsv:2: has 1 columns, .* a quote joins no lines.*set data\.quotes_join"):
+        texts(path)
+    assert texts(path, quotes_join=True) == ["two\nlines"]
+
+
+def test_joined_rows_of_a_csv_are_counted_and_an_open_quote_is_found(tmp_path: Path) -> None:
+    path, records = tmp_path / "a.csv", Records()
+    path.write_text('text,label\n"two\nlines",1\nb,0\n')
+    assert [row["text"] for _, row in records_of(path, records)] == ["two\nlines", "b"]
+    assert records.account.notes == {"records of several lines": 1} and records.account.records == 2
+    path.write_text("text,label\na,0\n" + '"open,1\n' + "b,0\n" * 50)
+    with pytest.raises(DataError, match=r"a\.csv:3: not CSV"):
+        texts(path)
+
+
+def test_a_line_has_a_bound_and_memory_stays_flat(tmp_path: Path) -> None:
+    """As the attacks: a line of a gigabyte, plain and compressed to a megabyte."""
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from datamodules.core.sources import Source; from datamodules.core.errors import DataError\n"
+        "from datamodules.core.labels import records_of\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for read in (lambda p: Source((p,)).texts(), records_of):\n"
+        "    try: list(read(Path(sys.argv[1]))); print('read')\n"
+        "    except DataError as error: print(error)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)\n"
+    )
+    bomb = tmp_path / "a.jsonl.gz"
+    with gzip.open(bomb, "wb", compresslevel=1) as stream:
+        stream.write(b'{"text": "')
+        for _ in range(300):
+            stream.write(b"a" * (1 << 20))
+    array = tmp_path / "b.json.gz"
+    with gzip.open(array, "wb", compresslevel=1) as stream:
+        stream.write(b'[{"text": "a"}, {"text": "')
+        for _ in range(300):
+            stream.write(b"a" * (1 << 20))
+    (tmp_path / "plain.jsonl").touch()
+    os.truncate(tmp_path / "plain.jsonl", 1 << 30)
+    for path in (bomb, array, tmp_path / "plain.jsonl"):
+        done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)
+        *messages, grown = done.stdout.splitlines()
+        assert len(messages) == 2 and all(str(path) in it for it in messages), done
+        assert path.name == "plain.jsonl" or all("more than 64 MiB" in message for message in messages)
+        assert int(grown) < 450, "MiB"
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
+
+
+def test_bad_records_cost_the_same_wherever_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read = tmp_path / "a.jsonl", []
+    path.write_text('{"text": "a"}\nbad\n' * 3000)
+    opened = opening.open_bytes
+    for module in (opening, lines):
+        monkeypatch.setattr(module, "open_bytes", lambda path: read.append(path) or opened(path))
+    source = Source((path,), skip_bad=True)
+    records = source.records()
+    assert len(list(source.texts(records))) == 3000 and records.account.left_out == {"refused": 3000}
+    assert records.account.messages[1].startswith(f"{path}:4: not JSON")
+    assert len(read) < 5, "the file was read again for bad records"
+
+
+def test_lines_of_a_later_stretch_have_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n' * 100 + "bad\n" + '{"text": "a"}\n' * 10)
+    records = Records(skip_bad=True)
+    assert len(list(lines.read_json(path, 700, 10_000, records))) > 40
+    assert records.account.messages[0].startswith(f"{path}:101: not JSON")
+
+
+# --- folders
+
+
+def write(path: Path, rows: list[dict] = ROWS) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def names(folder: Path, split: str = "train") -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in locate(str(folder), split)]
+
+
+def test_a_folder_of_everything(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "deep/B.JSON", ".hidden.jsonl", ".ipynb_checkpoints/a.jsonl", "__MACOSX/a.jsonl"):
+        write(tmp_path / name)
+    for name in ("notes.md", "c.bin", "dataset_infos.json", "indices.arrow"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "again.jsonl").symlink_to(tmp_path / "a.jsonl")
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nothing")
+    found = find(str(tmp_path), "train")
+    assert [path.name for path in found.files] == ["a.jsonl", "B.JSON"]
+    assert {reason: sorted(path.name for path in paths) for reason, paths in found.passed_over.items()} == {
+        "hidden": [".hidden.jsonl", ".ipynb_checkpoints", "__MACOSX"],
+        "of another kind": ["c.bin", "notes.md"],
+        "a description": ["dataset_infos.json"],
+        "an index": ["indices.arrow"],
+        "the same file again": ["again.jsonl"],
+        "a link to nothing": ["gone.jsonl"],
+    }
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet",
+         "data/validation-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"],
+        ["train.jsonl", "train2.jsonl", "dev.jsonl", "test.jsonl"],
+        ["train/a.jsonl", "train/b.jsonl", "valid/a.jsonl", "test/a.jsonl"],
+        ["my_train.jsonl", "my_train_2.jsonl", "my_val.jsonl", "my_test.jsonl"],
+        ["wiki.train.txt", "wiki.train.2.txt", "wiki.valid.txt", "wiki.test.txt"],
+        ["Train.JSONL", "TRAIN_1.jsonl", "Dev.jsonl", "Test.jsonl"],
+    ],
+)  # fmt: skip
+def test_a_folder_with_parts_gives_each_split_its_own(tmp_path: Path, files: list[str]) -> None:
+    for name in files:
+        write(tmp_path / name)
+    assert names(tmp_path) == sorted(files[:2], key=Path)
+    assert names(tmp_path, "val") == [files[2]] and names(tmp_path, "test") == [files[3]]
+    assert sum(map(len, find(str(tmp_path), "train").passed_over.values())) == 2
+
+
+def test_parts_that_do_not_tell_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "test.jsonl")
+    with pytest.raises(DataError, match=r"has no part for train, only test \(test\.jsonl\); name the files"):
+        locate(str(tmp_path), "train")
+    assert names(tmp_path, "val") == ["test.jsonl"], "one alone serves where it is named"
+    write(tmp_path / "more.jsonl")
+    with pytest.raises(DataError, match=r"has no part for train, only no part \(more\.jsonl\), test"):
+        locate(str(tmp_path), "train")
+    (tmp_path / "test.jsonl").unlink()
+    write(tmp_path / "train.jsonl")
+    with pytest.raises(DataError, match=r"train\.jsonl is named as the training part, more\.jsonl as none"):
+        locate(str(tmp_path), "train")
+
+
+def test_a_readme_of_the_hub_names_the_files(tmp_path: Path) -> None:
+    for name in ("one/a.jsonl", "one/b.jsonl", "other.jsonl"):
+        write(tmp_path / name)
+    readme, others = tmp_path / "README.md", "- config_name: b\n  data_files: x\n- config_name: c\n  data_files: y\n"
+    split = "  - split: {}\n    path: {}\n"
+    files = split.format("train", "one/a*") + split.format("test", "one/b.jsonl")
+    head = f"configs:\n- config_name: default\n  data_files:\n{files}"
+    readme.write_text(f"---\nlicense: mit\n{head}---\n# Data\n")
+    assert names(tmp_path) == ["one/a.jsonl"] and names(tmp_path, "test") == ["one/b.jsonl"]
+    assert [path.name for path in find(str(tmp_path), "train").passed_over["not named in README.md"]] == ["other.jsonl"]
+    readme.write_text(f"---\n{head}{others}---\n")
+    assert names(tmp_path) == ["one/a.jsonl"], "the default one"
+    readme.write_text(f"---\nconfigs:\n{others}---\n")
+    with pytest.raises(DataError, match=r"README\.md: declares several data sets \(b, c\)"):
+        locate(str(tmp_path), "train")
+
+
+def test_a_saved_data_set_without_its_caches(tmp_path: Path) -> None:
+    from datasets import Dataset, load_from_disk
+
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    loaded = load_from_disk(str(tmp_path / "saved")).map(lambda row: {"text": row["text"].upper()})
+    assert list((tmp_path / "saved").glob("cache-*.arrow")), loaded
+    assert names(tmp_path / "saved") == ["data-00000-of-00001.arrow"]
+    (tmp_path / "saved/old.arrow").write_bytes((tmp_path / "saved/data-00000-of-00001.arrow").read_bytes())
+    assert names(tmp_path / "saved") == ["data-00000-of-00001.arrow"], "state.json names the files"
+    (tmp_path / "saved/data-00000-of-00001.arrow").unlink()
+    with pytest.raises(DataError, match=r"data-00000-of-00001\.arrow: is not there, though state\.json names it"):
+        locate(str(tmp_path / "saved"), "train")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["s3://bucket/a.jsonl", "gs://b/*.parquet", "https://h/a.csv", "hf://datasets/x/y", "memory://a", "S3://b/c"],
+)
+def test_addresses_are_no_paths(name: str) -> None:
+    for work in (lambda: local(name), lambda: locate(name, "train")):
+        with pytest.raises(
+            DataError, match=r"is an address \(\w+://\), and only local paths are read and written; copy"
+        ):
+            work()
+    with pytest.raises(DataError, match="write the path alone"):
+        locate("file:///tmp/a.jsonl", "train")
+
+
+def test_parts_of_a_folder_serve_where_none_is_named(tmp_path: Path) -> None:
+    for name, count in (("train.jsonl", 20), ("validation.jsonl", 6), ("test.jsonl", 4)):
+        write(tmp_path / "set" / name, [{"text": f"w5 w6 {name} {n}", "label": n % 2} for n in range(count)])
+    (tmp_path / "set/notes.md").write_text("about it")
+    tokenizer, options = TokenizerOptions(saved_tokenizer(tmp_path / "t")), {"cache_dir": str(tmp_path / "cache")}
+    text = TextCorpus(tokenizer, 4, 4, source=str(tmp_path / "set"), sequence_length=16, **options)
+    text.prepare_data()
+    text.setup()
+    assert {split: account.used for split, account in text.accounts().items()} == {"train": 20, "val": 6, "test": 4}
+    passed = "train: 1 files read; passed over: 1 of another kind, 1 of the part test, 1 of the part validation"
+    assert any(line.startswith(passed) for line in text.describe())
+    labelled = LabelledText(tokenizer, 4, 4, source=str(tmp_path / "set"), sequence_length=16, **options)
+    labelled.setup()
+    assert {split: len(rows) for split, rows in labelled.splits.items()} == {"train": 20, "val": 6, "test": 4}
+    assert labelled.accounts()["train"].passed_over.total() == 3
