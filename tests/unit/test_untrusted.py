@@ -22,7 +22,14 @@ TOY = ["--config", "tests/cli/toy.yaml"]
 EVIL = (
     "import pathlib\npathlib.Path({!r}).touch()\n\nfrom lightning import Callback\n\nclass Evil(Callback):\n    pass\n"
 )
-LAMBDA = "{{class: lightning.pytorch.callbacks.LambdaCallback, setup: {}}}"
+CALLS = """from collections.abc import Callable
+from lightning import Callback
+
+class Calls(Callback):
+    def __init__(self, setup: Callable | None = None) -> None:
+        setup("touch PWNED")
+"""
+OWN = "{{class: calling.Calls, setup: {}}}"
 FIRST = {  # refused before anything is imported
     "strategy is a function": "strategy: {class: subprocess.getoutput, cmd: 'touch PWNED'}",
     "strategy is another class": "strategy: {class: subprocess.Popen, args: 'touch PWNED', shell: true}",
@@ -46,10 +53,10 @@ FIRST = {  # refused before anything is imported
     "code of the run, for a logger": "loggers: {x: {class: downloaded.evil.Evil}}",
 }
 SECOND = {  # where the annotation of the real class is needed
-    "a callback that calls": f"callbacks: {{x: {LAMBDA.format('subprocess.getoutput')}}}",
-    "a callback that makes": f"callbacks: {{x: {LAMBDA.format('{class_path: functools.partial, init_args: {func: os.system}}')}}}",  # noqa: E501
+    "a callback that calls": f"callbacks: {{x: {OWN.format('subprocess.getoutput')}}}",
+    "a callback that makes": f"callbacks: {{x: {OWN.format('{class_path: functools.partial, init_args: {func: os.system}}')}}}",  # noqa: E501
     "a hook of a strategy": "strategy: {class: lightning.pytorch.strategies.DDPStrategy, ddp_comm_hook: os.system}",
-    "a function of the run": f"callbacks: {{x: {LAMBDA.format('downloaded.evil.Evil')}}}",
+    "a function of the run": f"callbacks: {{x: {OWN.format('downloaded.evil.Evil')}}}",
 }
 
 
@@ -62,6 +69,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "outcome.json").write_text(json.dumps({"code": 0, "step": 6}))
     (folder / "evil.py").write_text(EVIL.format(str(tmp_path / "PWNED")))
     (folder / "rules.py").write_text(EVIL.format(str(tmp_path / "PWNED")))
+    (tmp_path / "calling.py").write_text(CALLS)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return folder
