@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.foreign import run_above
 from lightning_modules.core.yaml12 import read_options
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def _own(name: str, run: Path) -> Any:
     file = source_of(module)
     if file is None:
         raise CheckpointError(f"{run}: is a run of {name}; there is no module {module} on the Python path")
-    if file.resolve().is_relative_to(run.resolve()):
-        raise CheckpointError(f"{run}: is a run of {name}, which lies in the run itself; code in a run is not used")
+    if inside := run_above(file, run):
+        where = "the run itself" if Path(inside).resolve() == run.resolve() else f"the folder of a run, {inside}"
+        raise CheckpointError(f"{run}: is a run of {name}, which lies in {where}; code in a run is not used")
     if kind not in _names(file):
         raise CheckpointError(f"{run}: is a run of {name}; {file} has no class {kind}")
     try:
