@@ -82,6 +82,7 @@ class EvaluationSet:
         labels: number that each word or number in the label column, or grade of the judgements, stands for; null leaves
             such records out.
         prompts: what is put in front of first and second texts, or queries and documents.
+        rank_own: of retrieval in the form of BEIR, rank the document of a query's own id too, which BEIR leaves out.
         query_tokens: longest first text in tokens; null: data.sequence_length.
         passage_tokens: longest second text or document; null: data.sequence_length.
     """
@@ -97,3 +98,4 @@ class EvaluationSet:
     prompts: Prompts | None = None
     query_tokens: int | None = None
     passage_tokens: int | None = None
+    rank_own: bool = False

@@ -79,6 +79,8 @@ def of_the_task(sets: Options | None) -> str | None:
             given += ["passage_tokens"] * (options.get("passage_tokens") is not None)
             if given:
                 return f"{name}.{given[0]} is of second texts, which classification has not; take it out"
+        if options.get("rank_own") and options.get("task") != "retrieval":
+            return f"{name}.rank_own is of retrieval; take it out"
         if columns.get("negatives"):
             return f"{name}.columns.negatives: no set looks at negatives; take it out"
     return None

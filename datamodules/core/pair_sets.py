@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 
 from datamodules.core.corpus import described
 from datamodules.core.errors import DataError
-from datamodules.core.formats import format_of
 from datamodules.core.labels import present, text_of
 from datamodules.core.lines import Records
+from datamodules.core.pair_judgements import BEIR, Judged, beir_files, rows_of
 from datamodules.core.pair_options import Columns, EvaluationSet, Prompts
 from datamodules.core.pair_records import (
     MADE,
@@ -33,7 +33,8 @@ from datamodules.core.pair_store import Texts, key_of
 from datamodules.core.sources import local
 
 AT_ONCE = 2048  # texts that are tokenised together
-BEIR = ("corpus", "queries", "qrels")
+OWN_LEFT_OUT = "of the queries are documents too, under the same id, which is left out of their own ranking, as in BEIR"
+OWN_RANKED = "of the queries are documents too, under the same id, and find themselves, as data.{key}.rank_own says"
 JUDGEMENT = ("query-id", "corpus-id", "score")
 TEXTS = ("text", "sentence", "anchor", "query", "question", "document")
 Numbers = dict[str, ArrayLike]
@@ -51,10 +52,12 @@ class SetPlan:
 
     def description(self, cache: Path) -> list[Any]:
         """Describe all that decides the set, for a fingerprint."""
-        options = {name: value for name, value in asdict(self.options).items() if name not in ("path", "train", *BEIR)}
+        apart = ("path", "train", *BEIR, "rank_own")
+        options = {name: value for name, value in asdict(self.options).items() if name not in apart}
         files = {part: [described(path, cache) for path in paths] for part, paths in self.files.items()}
         made = self.options.path if self.options.path in MADE else None
-        return [self.name, options, made, files, self.sequence_length]
+        rules = [f"rank_own={self.options.rank_own}"] if "corpus" in files else []
+        return [self.name, options, made, files, self.sequence_length, *rules]
 
     @property
     def sides(self) -> list[tuple[str, int]]:
@@ -129,36 +132,28 @@ class SetPlan:
     def beir(self, table: Texts, bad: Records) -> Numbers:
         """Read a set in the form of BEIR: corpus and queries with _id and text, judgements that name the ids."""
         judged = [*self.grades(bad)]
-        wanted = {query for query, _, grade, _ in judged if grade > 0}
+        wanted = {query for query, _, grade in judged if grade > 0}
         queries: dict[str, int] = {}
         documents: dict[str, int] = {}
         found = {
             "query": self.add(0, self.texts_by_id("queries", queries, wanted, bad), table),
             "document": self.add(1, self.texts_by_id("corpus", documents, None, bad), table),
         }
-        rows = []
-        for query, document, grade, place in judged:
-            if query not in wanted:
-                bad.account.leave_out("of queries without a relevant document")
-                continue
-            with forgiving(bad):
-                row = self.row_of(query, queries, "queries", place)
-                rows.append((row, self.row_of(document, documents, "corpus", place), grade))
-                bad.account.used += 1
-        return found | self.best(rows)
+        rows = rows_of(judged, wanted, queries, documents, bad.account)
+        if wanted and not any(row >= 0 and grade > 0 for _, row, grade in rows):
+            part = "corpus" if queries else "queries"
+            raise DataError(
+                f"{self.files['qrels'][0]}: none of its {part} is in {self.files[part][0]}; give what belongs together"
+            )
+        found |= self.best(rows)
+        own = [documents.get(query, -1) for query in queries]
+        if shared := sum(row >= 0 for row in own):
+            bad.account.notes[OWN_RANKED.format(key=self.key) if self.options.rank_own else OWN_LEFT_OUT] += shared
+            found |= {} if self.options.rank_own else {"own": np.array(own, np.int64)}
+        return found
 
-    def row_of(self, name: str, rows: dict[str, int], part: str, place: str) -> int:
-        """Look the row of an id up.
-
-        Raises:
-            DataError: there is none.
-        """
-        if name not in rows:
-            raise DataError(f"{place}: the id {name!r} is not in {self.files[part][0]}; take the line out")
-        return rows[name]
-
-    def grades(self, bad: Records) -> Iterator[tuple[str, str, float, str]]:
-        """Yield the judgements: query, document, grade, and where it stands."""
+    def grades(self, bad: Records) -> Iterator[Judged]:
+        """Yield the judgements: query, document, grade."""
         for path in self.files["qrels"]:
             for place, record in records(path, bad):
                 bad.account.read(*JUDGEMENT)
@@ -166,7 +161,8 @@ class SetPlan:
                     query, document, value = (present(record, name, f"{self.key}.qrels", place) for name in JUDGEMENT)
                     grade = number_for(value, "score", self.options.labels, self.key, place, sure=True)
                     if grade is not None:
-                        yield word_of(query), word_of(document), grade, place
+                        bad.account.notes[f"judgements are from {path.parent.name}/{path.name}"] += 1
+                        yield word_of(query), word_of(document), grade
                     else:
                         bad.account.leave_out("without a grade")
 
@@ -260,23 +256,13 @@ def planned(sets: dict[str, EvaluationSet], group: str, split: str, root: str | 
     for name, options in sets.items():
         given = {part: found for part in ("path", "train", *BEIR) if (found := getattr(options, part)) is not None}
         if options.task == "retrieval" and "path" in given and (folder := local(under(root, given["path"]))).is_dir():
-            parts = {**beir_files(folder), **given}
+            parts = {**beir_files(folder, split), **given}
             given = {part: parts[part] for part in BEIR} if parts.keys() >= {*BEIR} else given
         files = {part: located(path, root, "train" if part == "train" else split) for part, path in given.items()}
         if "corpus" in files and options.columns is not None:
             raise DataError(f"data.{group}.{name}.columns: has no meaning for files in the form of BEIR; take it out")
         plans.append(SetPlan(name, f"{group}.{name}", options, files, length))
     return plans
-
-
-def beir_files(folder: Path) -> dict[str, str]:
-    """Find corpus, queries and judgements in a folder in the form of BEIR, as far as they are there."""
-    found = {}
-    for part in BEIR:
-        paths = sorted(path for pattern in (f"{part}.*", f"{part}/test.*") for path in folder.glob(pattern))
-        if readable := [str(path.absolute()) for path in paths if format_of(path)]:
-            found[part] = readable[0]
-    return found
 
 
 def read_sets(plans: list[SetPlan], table: Texts, counted: Callable[[], Records]) -> tuple[Numbers, dict[str, Any]]:

@@ -20,14 +20,18 @@ class Sts(NamedTuple):
 
 
 class Retrieval(NamedTuple):
-    """Search: for every query the judged documents, among all documents; what is not judged is not relevant."""
+    """Search: for every query the judged documents, among all documents; what is not judged is not relevant.
+
+    As in BEIR a query's own document is left out of its ranking, and a judged one that is not there is never found.
+    """
 
     name: str
     query_Q: Tensor
     document_M: Tensor
     judged_J: Tensor  # int64, row in query_Q
-    document_J: Tensor  # int64, row in document_M
+    document_J: Tensor  # int64, row in document_M; below 0, and each another, for documents that are not there
     grade_J: Tensor  # float32, 0 for a document that was judged and is not relevant
+    own_Q: Tensor | None = None  # int64, row in document_M of a query's own document, -1 for none; None: none has one
 
 
 class PairClasses(NamedTuple):

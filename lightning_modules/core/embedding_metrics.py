@@ -30,6 +30,7 @@ METRICS: dict[type, tuple[str, ...]] = {  # an alignment is left out where no pa
     PairClasses: ("ap", "alignment"),
     TextClasses: ("accuracy", "knn"),
 }
+NEVER = 1 << 62  # documents above one that cannot be found
 SHORTEST = torch.finfo(torch.float64).tiny  # stands for the length of a zero vector
 
 
@@ -126,11 +127,12 @@ def alignment(cosine_N: NDArray) -> float:
 
 
 def search(task: Retrieval, vectors_MD: Tensor, dims: Sequence[int]) -> list[tuple[NDArray, ...]]:
-    """Compare every query with every document, exactly, and return the places of the relevant ones for each width.
+    """Compare every query with every document but its own, exactly; return the places of the relevant ones.
 
     Returns:
         for each width four arrays [J] over the relevant documents, by query: row of the query, grade, number of
-        documents with a higher cosine, and number of those with the same one, itself included.
+        documents with a higher cosine, and number of those with the same one, itself included. What cannot be found,
+        a query's own document or one that is not there, has NEVER documents above it.
     """
     device = vectors_MD.device
     relevant = (task.grade_J > 0).nonzero()[:, 0]
@@ -139,14 +141,20 @@ def search(task: Retrieval, vectors_MD: Tensor, dims: Sequence[int]) -> list[tup
     documents_MD = vectors_MD[task.document_M.to(device)]
     higher_WJ, equal_WJ = torch.zeros(2, len(dims), len(order), dtype=torch.int64, device=device)
     length_WM, asked_Q = lengths(documents_MD, dims), query_J.unique()
+    own_Q = torch.full_like(task.query_Q, -1) if task.own_Q is None else task.own_Q
+    own_Q = own_Q.to(device)
+    never_J = (document_J < 0) | (document_J == own_Q[query_J])
     first = 0  # judgements are in the order of the queries, as the blocks are
     for row_B in asked_Q.split(max(1, BLOCK // len(documents_MD))):
         last = int(torch.searchsorted(query_J, row_B[-1], right=True))
         own, place_J = slice(first, last), torch.searchsorted(row_B, query_J[first:last])
         queries_BD = vectors_MD[task.query_Q.to(device)[row_B]].double()
+        has_own_O = (own_Q[row_B] >= 0).nonzero()[:, 0]
         for width, cosine_BM in enumerate(_cosines(queries_BD, documents_MD, length_WM, dims)):
+            cosine_BM[has_own_O, own_Q[row_B][has_own_O]] = -torch.inf
             _count(cosine_BM, place_J, document_J[own], higher_WJ[width, own], equal_WJ[width, own])
         first = last
+    higher_WJ[:, never_J], equal_WJ[:, never_J] = NEVER, 1
     query, grade, higher, equal = (t.cpu().numpy() for t in (query_J, grade_J, higher_WJ, equal_WJ))
     return [(query, grade, *places) for places in zip(higher, equal, strict=True)]
 
@@ -202,8 +210,8 @@ def mean_reciprocal_rank(query_J: NDArray, first_Q: NDArray, higher_J: NDArray, 
     higher_Q = np.minimum.reduceat(higher_J, first_Q)
     top_J = higher_J == higher_Q[query_J]
     relevant_Q = np.bincount(query_J[top_J], minlength=len(first_Q))
-    equal_Q = np.maximum.reduceat(np.where(top_J, equal_J, 0), first_Q)
-    reciprocal_Q = 1 / (higher_Q + 1)
+    equal_Q = np.maximum.reduceat(np.where(top_J & (higher_J < NEVER), equal_J, 0), first_Q)
+    reciprocal_Q = np.where(higher_Q < NEVER, 1 / (higher_Q + 1), 0)
     for query in np.flatnonzero(equal_Q > relevant_Q):
         others = equal_Q[query] - relevant_Q[query]
         before = np.arange(others + 1)  # irrelevant documents of the same cosine that come first

@@ -155,6 +155,28 @@ def test_search_is_what_ranked_lists_written_out_give():
     assert found["ndcg@10"] == pytest.approx(ndcg_score(grades[asked], own[asked], k=10), abs=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_search_is_that_of_trec_eval_without_each_query_s_own_document(seed):
+    """As BEIR does: scores.pop(query), and judgements of what is not found stay."""
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    draw, vectors = np.random.default_rng(seed), table(seed=seed)
+    places = draw.choice(9 * 33, 60, replace=False)
+    judged, document = places // 33, places % 33 - 3  # three documents are not there
+    judged[:9], document[:9], grade = np.arange(9), np.arange(9) + 20, draw.integers(0, 4, 60).astype(np.float32)
+    grade[:9] = 1  # every query has a relevant document
+    rows = {(q, d): (q, d, g) for q, d, g in zip(judged.tolist(), document.tolist(), grade.tolist(), strict=True)}
+    own = np.where(np.arange(9) % 3 < 2, np.arange(9) + 19 + np.arange(9) % 2, -1)  # some are judged relevant
+    parts = [torch.tensor(part) for part in zip(*rows.values(), strict=True)]
+    task = Retrieval("search", torch.arange(9), torch.arange(20, 50), *parts, torch.from_numpy(own))
+    qrels = {str(q): {str(d): int(g) for one, d, g in rows.values() if one == q} for q in range(9)}
+    cosine = cosines(vectors)[:9, 20:50]
+    scores = {str(q): {str(d): cosine[q, d] for d in range(30) if d != own[q]} for q in range(9)}
+    measures = {"ndcg@10": "ndcg_cut.10", "mrr": "recip_rank", "recall@1": "recall.1", "recall@10": "recall.10"}
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {*measures.values()}).evaluate(scores)
+    wanted = {ours: np.mean([v[name.replace(".", "_")] for v in theirs.values()]) for ours, name in measures.items()}
+    assert metrics_of(task, vectors) == pytest.approx(wanted, abs=1e-9)
+
+
 def test_documents_of_one_cosine_count_as_in_random_order():
     vectors, task = torch.zeros(50, 2), retrieval()
     vectors[:7, 0] = 1

@@ -242,12 +242,10 @@ def test_bad_judgements_are_refused_or_left_out(tmp_path: Path) -> None:
     folder.mkdir()
     jsonl(folder / "corpus.jsonl", [{"_id": n, "title": "", "text": f"w{5 + n}"} for n in range(4)])
     jsonl(folder / "queries.jsonl", [{"_id": "q", "text": "w9"}])
-    judged = [{"query-id": "q", "corpus-id": n, "score": 1} for n in (0, 9)]
+    judged = [{"query-id": "q", "corpus-id": n, "score": score} for n, score in ((0, 1), (1, "x"))]
     jsonl(folder / "qrels.jsonl", judged)
     sets = {"x": EvaluationSet("retrieval", str(folder))}
-    message = (
-        r"qrels\.jsonl:2: the id '9' is not in .*corpus\.jsonl; take the line out, or set data\.on_bad_record to skip"
-    )
+    message = r"qrels\.jsonl:2: 'score' = 'x' is no number; .*, or set data\.on_bad_record to skip"
     refused(tmp_path, message, source="embedded:title", test=sets)
     made = pairs(tmp_path, source="embedded:title", test=sets, on_bad_record="skip")
     assert made.tasks("test")[0].document_J.tolist() == [0]

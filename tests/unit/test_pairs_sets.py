@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from datamodules.core.errors import DataError
 from datamodules.core.loader import Batching, Evaluation
 from datamodules.core.pair_options import Columns, EvaluationSet, PairSource, Prompts
 from datamodules.core.tasks import PairClasses, Retrieval, Sts, TextClasses
 from datamodules.pairs import TextPairs
+from lightning_modules.core.embedding_metrics import metrics_of
 from tests.pairs import REAL, jsonl, needs_real_sets, pairs, words
 
 
@@ -105,6 +107,79 @@ def test_retrieval_in_the_form_of_beir(tmp_path: Path, form: str, monkeypatch: p
     assert sorted(judgements) == [(0, 0, 2), (0, 1, 0), (1, 3, 1)]
 
 
+def beir(folder: Path, documents: list[str], queries: list[str], **judgements: list[tuple[str, str, int]]) -> str:
+    """Write a set in the form of BEIR; the text of the id 7 is w17."""
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    for name, ids in (("corpus", documents), ("queries", queries)):
+        jsonl(folder / f"{name}.jsonl", [{"_id": n, "text": words(10 + int(n))} for n in ids])
+    for name, rows in judgements.items():
+        lines = ["\t".join(map(str, row)) for row in [("query-id", "corpus-id", "score"), *rows]]
+        (folder / f"qrels/{name}.tsv").write_text("\n".join(lines) + "\n")
+    return str(folder)
+
+
+def test_a_query_is_left_out_of_its_own_ranking_as_in_beir(tmp_path: Path) -> None:
+    rows = [("1", "2", 1), ("2", "2", 1), ("2", "3", 2), ("9", "1", 1)]
+    path = beir(tmp_path / "x", ["1", "2", "3", "4"], ["1", "2", "9"], test=rows)
+    sets = {"x": EvaluationSet("retrieval", path), "y": EvaluationSet("retrieval", path, rank_own=True)}
+    made = judged(tmp_path, sets)
+    task, kept = made.tasks("val")
+    assert task.own_Q.tolist() == [0, 1, -1] and kept.own_Q is None
+    told = [line for line in made.describe() if "documents too" in line]
+    assert told == [
+        "val x: 2 of the queries are documents too, under the same id, which is left out of their own ranking, "
+        "as in BEIR",
+        "val y: 2 of the queries are documents too, under the same id, and find themselves, as "
+        "data.validation.y.rank_own says",
+    ]
+    vectors = torch.randn(made.num_texts("val"), 8, generator=torch.Generator().manual_seed(0))
+    assert metrics_of(task, vectors) != metrics_of(kept, vectors)
+    with pytest.raises(DataError, match=r"data.validation: s.rank_own is of retrieval; take it out"):
+        judged(tmp_path, {"s": EvaluationSet("sts", "s.jsonl", rank_own=True)})
+
+
+def test_dev_judges_validation_and_test_the_test(tmp_path: Path) -> None:
+    path = beir(
+        tmp_path / "x", ["1", "2"], ["3", "4"], dev=[("3", "1", 1)], test=[("4", "2", 1)], train=[("3", "2", 1)]
+    )
+    sets = {"x": EvaluationSet("retrieval", path)}
+    made = judged(tmp_path, sets, test=sets)
+    for split, name, text in (("val", "dev", "w13"), ("test", "test", "w14")):
+        (task,) = made.tasks(split)
+        assert [table(made, split)[n] for n in task.query_Q] == [text]
+        assert f"{split} x: 1 judgements are from qrels/{name}.tsv" in made.describe()
+    (tmp_path / "x/qrels/dev.tsv").unlink()
+    told = judged(tmp_path, sets, test=sets).describe()
+    assert (
+        "val x: 1 judgements are from qrels/test.tsv" in told and "test x: 1 judgements are from qrels/test.tsv" in told
+    )
+
+
+def test_judgements_of_what_is_not_there_are_counted(tmp_path: Path) -> None:
+    rows = [("3", "1", 1), ("3", "8", 1), ("3", "9", 2), ("3", "1", 2), ("7", "1", 1), ("4", "1", 0)]
+    sets = {"x": EvaluationSet("retrieval", beir(tmp_path / "x", ["1", "2", "2"], ["3", "4"], test=rows))}
+    made = judged(tmp_path, sets)
+    (task,) = made.tasks("val")
+    assert task.document_J.tolist() == [0, -1, -2] and task.grade_J.tolist() == [2, 1, 2]
+    account = made.accounts()["val x"]
+    assert account.is_conserved() and account.left_out == {
+        "there twice": 1,
+        "without a relevant document": 1,
+        "of queries that are not there": 1,
+        "of queries without a relevant document": 1,
+    }
+    assert account.notes["of the judgements name documents that are not there, and are never found"] == 2
+    assert account.notes["of the judgements stand there again; the highest grade counts"] == 1
+    found = metrics_of(task, torch.eye(made.num_texts("val")))
+    assert found["recall@10"] == pytest.approx(1 / 3)
+    beir(tmp_path / "x", ["1"], ["3"], test=[("3", "8", 1)])
+    with pytest.raises(DataError, match=r"qrels/test.tsv: none of its corpus is in .*corpus.jsonl"):
+        judged(tmp_path, sets)
+    beir(tmp_path / "x", ["8"], ["4"], test=[("3", "8", 1)])
+    with pytest.raises(DataError, match=r"qrels/test.tsv: none of its queries is in .*queries.jsonl"):
+        judged(tmp_path, sets)
+
+
 def test_grades_can_be_turned_round(tmp_path: Path) -> None:
     jsonl(tmp_path / "c.jsonl", [{"_id": n, "text": words(60 + n)} for n in range(3)])
     jsonl(tmp_path / "q.jsonl", [{"_id": "q", "text": "w5"}])
@@ -163,7 +238,9 @@ SETS = {
     "stsb": EvaluationSet("sts", "stsb/dev.jsonl.gz"),
     "sts12": EvaluationSet("sts", "sts12_15/sts12_test_not_in_stsb.jsonl.gz"),
     "sick": EvaluationSet("sts", "sick/dev.jsonl.gz"),
-    "cranfield": EvaluationSet("retrieval", "cranfield", labels={"-1": 0, "1": 4, "2": 3, "3": 2, "4": 1}),
+    "cranfield": EvaluationSet(
+        "retrieval", "cranfield", labels={"-1": 0, "1": 4, "2": 3, "3": 2, "4": 1}, rank_own=True
+    ),
     "trecqa": EvaluationSet("retrieval", "trecqa/dev.jsonl.gz"),
     "mrpc": EvaluationSet("pair_classification", "glue_mrpc/dev.jsonl.gz"),
     "nli": EvaluationSet(
@@ -185,7 +262,7 @@ def test_real_sets(tmp_path: Path) -> None:
     made = pairs(tmp_path, sources=sources, validation=SETS, root=str(REAL), sequence_length=32)
     known = {part.name: (len(part), part.num_columns) for part in made.parts}
     assert known == {"triplets": (4984, 3), "pairs": (5742, 2), "stsb": (5749, 2), "sick": (4500, 2)}
-    sizes = {task.name: [len(tensor) for tensor in task[1:]] for task in made.tasks("val")}
+    sizes = {task.name: [len(tensor) for tensor in task[1:] if tensor is not None] for task in made.tasks("val")}
     assert sizes == {
         "stsb": [1500] * 3, "sts12": [1608] * 3, "sick": [500] * 3, "mrpc": [500] * 3, "nli": [1608] * 3,
         "cranfield": [225, 1400, 1837, 1837, 1837], "trecqa": [78, 1038, 1134, 1134, 1134],

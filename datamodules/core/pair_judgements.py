@@ -1,0 +1,51 @@
+"""Judgements of retrieval in the form of BEIR: which files hold them, and the rows of what they name."""
+
+from pathlib import Path
+
+from datamodules.core.account import Account
+from datamodules.core.formats import format_of
+
+BEIR = ("corpus", "queries", "qrels")
+SPLITS = {"val": ("dev", "validation", "val", "test"), "test": ("test", "dev", "validation", "val")}  # of judgements
+UNKNOWN = "of the judgements name documents that are not there, and are never found"
+AGAIN = "of the judgements stand there again; the highest grade counts"
+Judged = tuple[str, str, float]  # query, document, grade
+
+
+def beir_files(folder: Path, split: str) -> dict[str, str]:
+    """Find corpus, queries and judgements in a folder in the form of BEIR, as far as they are there.
+
+    Of several judgements those of the split are taken; where there are none of it, those of the other one.
+    """
+    found = {}
+    for part in BEIR:
+        patterns = [f"{part}/{name}.*" for name in SPLITS[split]] if part == "qrels" else []
+        paths = [path for pattern in (*patterns, f"{part}.*") for path in sorted(folder.glob(pattern))]
+        if readable := [str(path.absolute()) for path in paths if format_of(path)]:
+            found[part] = readable[0]
+    return found
+
+
+def rows_of(
+    judged: list[Judged], wanted: set[str], queries: dict[str, int], documents: dict[str, int], account: Account
+) -> list[tuple[int, int, float]]:
+    """Look up the rows of the queries that are wanted and of their documents; `account` counts what is left out.
+
+    Documents that are not there have numbers below 0.
+    """
+    rows, unknown, seen = [], dict[str, int](), set[tuple[str, str]]()
+    for query, document, grade in judged:
+        if query not in wanted:
+            account.leave_out("of queries without a relevant document")
+        elif query not in queries:
+            account.leave_out("of queries that are not there")
+        else:
+            there = document in documents
+            row = documents[document] if there else unknown.setdefault(document, -1 - len(unknown))
+            account.notes[UNKNOWN] += not there
+            account.notes[AGAIN] += (query, document) in seen
+            account.used += 1
+            seen.add((query, document))
+            rows.append((queries[query], row, grade))
+    account.notes = +account.notes  # without what is nought
+    return rows
