@@ -5,7 +5,7 @@
 # make test-slow     two hosts and a cable that is pulled, measured memory, quick claims and benches: 40 minutes
 # make test-slurm    a real SLURM of two nodes on this machine; installs it (apt) where it may: five minutes
 # make lint   format and lint checks
-# make gpu    GPU tests and a short bench card, with PYTHON=... (torch >= 2.10 there; no environment is made)
+# make gpu    GPU tests and a short bench card, with PYTHON=... (torch >= 2.11 there; no environment is made)
 
 PYTHON ?= python3
 VENV := .venv

@@ -5,15 +5,16 @@ width.
 
 Importing this module registers the implementation "flat" with transformers, so that any encoder built with
 `attn_implementation="flat"` takes a flat batch: `model(ids[None], position_ids=position[None], layout=layout)`.
+It registers no mask of that name: transformers then makes none, and does not wait for the device to look for packing.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from datamodules.core.batches import FlatLayout, Group, TextBatch
@@ -31,6 +32,21 @@ class Reach(NamedTuple):
 
 
 EVERYTHING = Reach()
+HALF = (torch.float16, torch.bfloat16)  # what flash kernels take
+Kernel = Literal["varlen", "jagged", "grouped"]
+
+
+def kernel_of(device: str, dtype: torch.dtype, dropout_p: float, reach: Reach) -> Kernel:
+    """Choose how a batch is attended to, from the type of its device and what is asked.
+
+    On CUDA in half precision this is the varlen flash kernel, or the jagged one where probabilities are dropped
+    (varlen has no dropout, jagged no reach); everywhere else it is padded attention on groups of like length.
+    """
+    if device != "cuda" or dtype not in HALF:
+        return "grouped"
+    if dropout_p == 0.0:
+        return "varlen"
+    return "jagged" if reach == EVERYTHING else "grouped"
 
 
 def attend(
@@ -42,20 +58,12 @@ def attend(
     scale: float | None = None,
     reach: Reach = EVERYTHING,
 ) -> Tensor:
-    """Let each sequence of a flat batch attend to itself; shapes [T, H, D] in and out, G heads of keys divide H.
-
-    On CUDA in half precision this is the varlen flash kernel, or the jagged one where probabilities are dropped
-    (varlen has no dropout); everywhere else it is padded attention on groups of sequences of like length.
-    """
+    """Let each sequence of a flat batch attend to itself; shapes [T, H, D] in and out, G heads of keys divide H."""
     queries_per_key = q_THD.shape[1] // k_TGD.shape[1]
     if queries_per_key > 1:
         k_TGD, v_TGD = (x_TGD.repeat_interleave(queries_per_key, 1) for x_TGD in (k_TGD, v_TGD))
-    if q_THD.is_cuda and q_THD.dtype != torch.float32:
-        if dropout_p == 0.0:
-            return _varlen(q_THD, k_TGD, v_TGD, layout, scale, reach)
-        if reach == EVERYTHING:
-            return _jagged(q_THD, k_TGD, v_TGD, layout, dropout_p, scale)
-    return _grouped(q_THD, k_TGD, v_TGD, layout, dropout_p, scale, reach)
+    kernel = KERNELS[kernel_of(q_THD.device.type, q_THD.dtype, dropout_p, reach)]
+    return kernel(q_THD, k_TGD, v_TGD, layout, dropout_p, scale, reach)
 
 
 def _grouped(
@@ -109,7 +117,7 @@ def _block(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, p: float, scale
     With dropout torch has no fused kernel on a CPU, and its plain one checks every row for having no key at all.
     Written out, with cheap masks, it is faster.
     """
-    if p == 0.0 or q.is_cuda:
+    if p == 0.0 or not q.is_cpu:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=p, scale=scale)
     scores_RHWW = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)
     if keep is not None:
@@ -118,9 +126,10 @@ def _block(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, p: float, scale
 
 
 def _varlen(
-    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, scale: float | None, reach: Reach
+    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, p: float, scale: float | None, reach: Reach
 ) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # torch >= 2.10
+    """Run the flash kernel for sequences of unequal lengths; it drops nothing."""
+    from torch.nn.attention.varlen import varlen_attn  # with windows from torch 2.11 on (pytorch#172238)
 
     cu, longest = layout.cu_seqlens, layout.max_len
     back = -1 if reach.window is None else reach.window - 1
@@ -130,7 +139,11 @@ def _varlen(
     )
 
 
-def _jagged(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, p: float, scale: float | None) -> Tensor:
+def _jagged(
+    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, p: float, scale: float | None, reach: Reach
+) -> Tensor:
+    """Run torch's nested attention, in which every key of a sequence is in reach."""
+
     def nest(x_THD: Tensor) -> Tensor:  # lengths are given, so that nothing waits for the device
         nested = torch.nested.nested_tensor_from_jagged(
             x_THD.contiguous(), layout.cu_seqlens, min_seqlen=layout.min_len, max_seqlen=layout.max_len
@@ -139,6 +152,9 @@ def _jagged(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, p: 
 
     out = F.scaled_dot_product_attention(nest(q_THD), nest(k_THD), nest(v_THD), dropout_p=p, scale=scale)
     return out.transpose(1, 2).values()
+
+
+KERNELS: dict[Kernel, Callable[..., Tensor]] = {"varlen": _varlen, "jagged": _jagged, "grouped": _grouped}
 
 
 def encode(encoder: PreTrainedModel, ids_T: Tensor, batch: TextBatch) -> Tensor:
@@ -174,4 +190,3 @@ def _flat_attention(
 
 
 ALL_ATTENTION_FUNCTIONS.register("flat", _flat_attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register("flat", lambda **_: None)

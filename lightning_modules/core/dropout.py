@@ -26,7 +26,7 @@ def keep_mask(shape: torch.Size, p: float, like: Tensor) -> Tensor:
 
 def dropout(x: Tensor, p: float) -> Tensor:
     """Drop the share p of the elements and scale the others up."""
-    return F.dropout(x, p) if x.is_cuda else x * keep_mask(x.shape, p, x)
+    return x * keep_mask(x.shape, p, x) if x.is_cpu else F.dropout(x, p)
 
 
 class Dropout(nn.Dropout):

@@ -9,6 +9,7 @@ that are one number of the whole batch are scaled by the rank's part of the rows
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from typing import NamedTuple
 
@@ -32,7 +33,8 @@ def in_full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(loss)
     def widely(table: Tensor, *arguments: object, **options: object) -> Tensor:
-        with torch.autocast(table.device.type, enabled=False):
+        device = table.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             return loss(widened(table), *arguments, **options)
 
     return widely

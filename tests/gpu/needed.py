@@ -2,7 +2,7 @@
 
 import pytest
 
-torch = pytest.importorskip("torch", minversion="2.10")
+torch = pytest.importorskip("torch", minversion="2.11")
 pytest.importorskip("lightning")
 pytest.importorskip("transformers")
 if not torch.cuda.is_available():

@@ -2,47 +2,16 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoModel
 
 from datamodules.core.batches import flat_layout
 from lightning_modules.core.attention import Reach, attend
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.encoders import CAUSAL, FLAT, PADDED, Encoder, cut, final_norm
+from tests.families import config_of
 from tests.text import text_batch
 
 LENS = [13, 9, 9, 4, 1]
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
-IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-GROUPED = {"num_key_value_heads": 2}
-OWN = {
-    "camembert": {"pad_token_id": 1},
-    "deberta": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
-    "deberta-v2": {
-        "relative_attention": True,
-        "pos_att_type": ["p2c", "c2p"],
-        "position_buckets": 8,
-        "norm_rel_ebd": "layer_norm",
-        "share_att_key": True,
-        "conv_kernel_size": 3,
-        "type_vocab_size": 0,
-    },
-    "distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 3, "n_heads": 4},
-    "gpt2": {"n_positions": 64, "n_inner": 48},
-    "llama": GROUPED,
-    "mistral": {**GROUPED, "sliding_window": 4},
-    "modernbert": {"local_attention": 6, "global_attn_every_n_layers": 2, "cls_token_id": 1, "sep_token_id": 2},
-    "qwen2": GROUPED,
-    "qwen3": {**GROUPED, "head_dim": 8, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
-    "phi3": GROUPED,
-    "roberta": {"pad_token_id": 1},
-    "smollm3": GROUPED,
-    "xlm-roberta": {"pad_token_id": 1},
-}
-
-
-def config_of(family: str) -> PreTrainedConfig:
-    own = {**SHAPE, **IDS, "vocab_size": 100, "max_position_embeddings": 64, **OWN.get(family, {})}
-    return AutoConfig.for_model(family, **own)
 
 
 def built(family: str) -> tuple[Encoder, dict]:
@@ -56,7 +25,7 @@ def as_transformers_has_it(network: torch.nn.Module, batch: dict) -> torch.Tenso
     plain = AutoModel.from_config(config, attn_implementation="eager").eval()
     plain.load_state_dict(network.state_dict(), strict=False)
     keep = torch.arange(LENS[0]) < torch.tensor(LENS)[:, None]
-    ids, types = torch.full(keep.shape, config.pad_token_id), torch.zeros(keep.shape, dtype=torch.int64)
+    ids, types = torch.full(keep.shape, config.pad_token_id or 0), torch.zeros(keep.shape, dtype=torch.int64)
     ids[keep], types[keep] = batch["ids_T"], batch["type_T"]
     segments = {"token_type_ids": types} if config.model_type in ("bert", "electra", "ernie") else {}
     return plain(ids, attention_mask=keep.long(), **segments).last_hidden_state[keep]
