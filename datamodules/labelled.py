@@ -249,6 +249,7 @@ class LabelledText(TextDataModule):
     def describe(self) -> list[str]:
         """Lines about the data for the start of a run."""
         lines = [f"tokenizer: {self.tokenizer_place}, {self.vocab_size:,} tokens"]
+        lines += wordpiece.told(Path(self.tokenizer_place))
         if self.label_names:
             shown = ", ".join(self.label_names[:12]) + (", ..." if len(self.label_names) > 12 else "")
             lines.append(f"classes: {shown}")

@@ -146,6 +146,7 @@ class TextPairs(TextDataModule):
         """Lines about the data for the start of a run."""
         trained = "" if self.preparation.tokenizer.name else " (trained)"
         lines = [f"tokenizer: {self.places.tokenizer}{trained}, {self.vocab_size:,} tokens"]
+        lines += wordpiece.told(Path(self.places.tokenizer))
         turns = quotas([part.weight for part in self.parts])
         for part, share in zip(self.parts, turns / turns.sum(), strict=True):
             known, name = part.store.told, "" if len(self.parts) == 1 else f"{part.name}, {share:.1%} of the steps: "

@@ -133,6 +133,7 @@ class TextCorpus(TextDataModule):
         """Lines about the data for the start of a run."""
         trained = "" if self.preparation.tokenizer.name else " (trained)"
         lines = [f"tokenizer: {self.places.tokenizer}{trained}, {self.vocab_size:,} tokens"]
+        lines += wordpiece.told(Path(self.places.tokenizer))
         if self.preparation.streaming:
             lines.append(f"train: streamed from {self.preparation.sources['train']}, windows of {self.sequence_length}")
         accounts = self.accounts()

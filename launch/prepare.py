@@ -1,5 +1,6 @@
 """`python -m launch prepare`: tokenise a corpus ahead of training, whole or as one part of an array job."""
 
+import json
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -10,11 +11,13 @@ from launch.config.errors import ConfigError, one_line
 if TYPE_CHECKING:
     from lightning import LightningDataModule
 
-USAGE = """usage: python -m launch prepare --config FILE [--key value ...] [--part I/N | --tokenizer_only]
+USAGE = """usage: python -m launch prepare --config FILE [--key value ...] [--part I/N | --tokenizer_only | --report]
 
 Makes what `fit` would make before its first step: the trained tokenizer, if there is one, and the tokenised corpora,
-in data.cache_dir. What is there already is not made again; after an interruption the same command goes on.
+in data.cache_dir. What is there already is not made again; after an interruption the same command goes on. What became
+of the data is told at the end.
 
+  --report           print the whole account of the data as JSON instead
   --part I/N         only the I-th of N parts (1/4 to 4/4), as for a job array over machines that share the cache
                      folder; needs the tokenizer, and the last part to end completes the corpora
   --tokenizer_only   only the tokenizer
@@ -23,10 +26,11 @@ in data.cache_dir. What is there already is not made again; after an interruptio
 
 def main(words: list[str]) -> int:
     """Prepare the data of a configuration; return 0, or 1 after telling what is wrong with it."""
+    as_json = "--report" in words
     if "--help" in words or "-h" in words or not words:
         print(USAGE, end="")
         return 0
-    words, part, tokenizer_only = own_flags(words)
+    words, part, tokenizer_only = own_flags([word for word in words if word != "--report"])
     resolved = resolve(words)
     from datamodules.core.errors import DataError
 
@@ -39,7 +43,7 @@ def main(words: list[str]) -> int:
         else:
             data.prepare_data()
             data.setup()
-            print(*data.describe(), sep="\n")
+            print(json.dumps(data.report(), indent=2, ensure_ascii=False) if as_json else "\n".join(data.describe()))
     except DataError as error:
         command = shlex.join(["python", "-m", "launch", "prepare", *words, "--tokenizer_only"])
         fix = (

@@ -12,6 +12,7 @@ from datamodules.core.account import Account
 from datamodules.core.batches import LabelledBatch, TextBatch
 from datamodules.core.labels import Example
 from datamodules.core.tokenization import for_text
+from datamodules.core.unknown import Unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -31,10 +32,11 @@ class Encoded:
         account: Account | None = None,
     ) -> None:
         account = Account() if account is None else account
-        encode = for_text(tokenizer.backend_tokenizer.to_str()).encode_batch_fast
+        core = for_text(tokenizer.backend_tokenizer.to_str())
         paired = examples[0].second is not None
         texts = [text for example in examples for text in (example[:2] if paired else example[:1])]
-        found = [encoding.ids for encoding in encode(texts, add_special_tokens=False)]
+        found = [encoding.ids for encoding in core.encode_batch_fast(texts, add_special_tokens=False)]
+        Unknown(core).count(texts, found, account.unknown)
         first, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
         rows, seconds, self.num_cut = [], [], 0
         for number in range(len(examples)):

@@ -88,8 +88,10 @@ class PairPreparation:
         options = self.tokenizer
         if options.train is None:
             return wordpiece.usable(options.name, kept, ANY_TOKENIZER)
+        if kept is not None and wordpiece.is_whole(kept):
+            return kept  # that with which the run began, by whichever rule it was trained
         text = [self.reading(name).description(self.cache) for name in self.sources]
-        folder = self.cache / "tokenizers" / digest([VERSION, text, asdict(options.train)])
+        folder = self.cache / "tokenizers" / digest([VERSION, text, asdict(options.train), wordpiece.RULE])
         if not wordpiece.is_whole(folder):
             with alone(folder, f"the tokenizer in {folder}"):
                 if not wordpiece.is_whole(folder):

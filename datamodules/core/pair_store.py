@@ -24,6 +24,7 @@ from datamodules.core.packing import Rows
 from datamodules.core.processes import no_cycles
 from datamodules.core.publishing import alone, beside, put, sha256_of, sweep, sync, write_atomically
 from datamodules.core.tokenization import RowWriter, for_text, shard_path
+from datamodules.core.unknown import Unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -44,6 +45,7 @@ class Encoder:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
         self.core = for_text(tokenizer.backend_tokenizer.to_str())
+        self.unknown = Unknown(self.core)
         self.before, self.after = template(self.core)
         self.keeps_end = tokenizer.truncation_side == "left"
         self.typecode = "H" if len(tokenizer) <= 1 << 16 else "i"
@@ -60,6 +62,7 @@ class Encoder:
         account = Account() if account is None else account
         shown = [self.part(text, MOST_CHARACTERS) for text in texts]
         encodings = self.core.encode_batch_fast(shown, add_special_tokens=False)
+        self.unknown.count(shown, [encoding.ids for encoding in encodings], account.unknown)
         for text, limit, encoding in zip(texts, limits, encodings, strict=True):
             ids, room = encoding.ids, limit - len(self.before) - len(self.after)
             if room < 1:

@@ -119,14 +119,16 @@ class Preparation:
         if self.tokenizer.train is None:
             return None
         text = text_description(self.source("train"), self.cache)
-        return self.cache / "tokenizers" / digest([text, asdict(self.tokenizer.train)])
+        return self.cache / "tokenizers" / digest([text, asdict(self.tokenizer.train), wordpiece.RULE])
 
     @told
     def make_tokenizer(self, kept: Path | None = None) -> str | Path:
         """Return the name or folder of the tokenizer, which is trained unless it has been."""
-        folder = self.trained_folder()
-        if folder is None:
+        if self.tokenizer.train is None:
             return wordpiece.usable(self.tokenizer.name, kept)
+        if kept is not None and wordpiece.is_whole(kept):
+            return kept  # that with which the run began, by whichever rule it was trained
+        folder = self.trained_folder()
         if not wordpiece.is_whole(folder):
             with alone(folder, f"the tokenizer in {folder}"):
                 if not wordpiece.is_whole(folder):

@@ -25,6 +25,7 @@ from datamodules.core.order import Draws
 from datamodules.core.publishing import beside, put, sha256_of, write_atomically
 from datamodules.core.segments import Sentences, pieces, sentences_of, two_segments
 from datamodules.core.sources import Document, Piece, Source
+from datamodules.core.unknown import Unknown
 
 Examples = Literal["segments", "packed", "documents"]
 DOCUMENTS_PER_BATCH = 64
@@ -111,7 +112,7 @@ class Worker:
         self.job, self.num_read = job, read
         self.tokenizer = for_text(job.tokenizer_json)
         self.is_inside = inside_words(self.tokenizer) if job.recipe.sentences == "unicode" else None
-        self.account = Account()
+        self.account, self.unknown = Account(), Unknown(self.tokenizer)
 
     def make(self, number: int, piece: Piece) -> None:
         """Write one shard and its counts."""
@@ -170,8 +171,10 @@ class Worker:
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Turn texts into ids without special tokens, and count them."""
-        found = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        found = [encoding.ids for encoding in encodings]
         self.account.tokens += sum(map(len, found))
+        self.unknown.count(texts, found, self.account.unknown)
         return found
 
 

@@ -1,5 +1,6 @@
 """Tokenizers: one that exists, by name or folder, or a WordPiece trained on the corpus."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -9,14 +10,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import regex
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from datamodules.core.errors import DataError
 from datamodules.core.lines import skipped
 from datamodules.core.packaged import shipped
-from datamodules.core.publishing import beside, sync
+from datamodules.core.publishing import beside, sync, write_atomically
 from datamodules.core.sources import Source
 
 if TYPE_CHECKING:
@@ -24,7 +26,13 @@ if TYPE_CHECKING:
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 OF_BERT = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}  # what cutting and masking need
-MAX_ALPHABET = 1000  # as in BERT: rarer characters become [UNK]
+MAX_ALPHABET = 1000  # as in BERT, unless more characters are needed
+LEFT_OUT_SHARE = 1e-4  # of the characters of the text: at most so many may become [UNK]
+ALPHABET_SHARE = 0.75  # of the vocabulary, at most
+LEFT_OUT_FILE = "left_out.json"  # beside a trained tokenizer: the characters that it does not know, with counts
+LONGEST_WORD = 1000  # characters; a longer one is unknown. BERT's 100 are too few for writings without spaces
+LONG_WORD = regex.compile(r"[\p{L}\p{M}\p{N}--\p{Han}]{101}", regex.V1)
+RULE = 2  # of what a trained vocabulary holds
 
 
 @dataclass(frozen=True)
@@ -124,24 +132,51 @@ def train(source: Source, options: WordPieceTraining, folder: Path) -> None:
     Raises:
         DataError: the source has no text.
     """
-    from transformers import BertTokenizer
+    from transformers import BertTokenizer, PreTrainedTokenizerFast
 
     alphabet: Counter[str] = Counter()
-    records = source.records()
+    records, has_long_words = source.records(), False
     for text in source.texts(records):
         alphabet.update(text)
+        has_long_words = has_long_words or LONG_WORD.search(text) is not None
     if not alphabet:
         bad = skipped(records.account)
         raise DataError(f"{source.files[0]}: no document to train a tokenizer on{bad}; give a source with text")
-    vocabulary = train_wordpiece(source.texts(), alphabet, options)
+    counts = folded(alphabet, options.lowercase)
+    letters = alphabet_of(counts, options.vocab_size)
+    vocabulary = train_wordpiece(source.texts(), letters, options)
     tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=options.lowercase)
-    publish(tokenizer, folder)
+    if has_long_words:  # transformers' class for BERT would set the bound of 100 again
+        tokenizer.backend_tokenizer.model.max_input_chars_per_word = LONGEST_WORD
+        names = {name: word for name, word in tokenizer.special_tokens_map.items() if isinstance(word, str)}
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **names)
+    left_out = {letter: counts[letter] for letter in sorted(counts.keys() - {*letters}, key=lambda it: -counts[it])}
+    publish(tokenizer, folder, {"characters": counts.total(), "left_out": left_out, "lowercase": options.lowercase})
 
 
-def publish(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
-    """Save a tokenizer as a folder that appears at once; one that is there already stays."""
+def told(folder: Path) -> list[str]:
+    """Tell what a trained tokenizer folds, and which characters it leaves out."""
+    try:
+        known = json.loads((folder / LEFT_OUT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    lines = ["tokenizer: it folds case and strips accents"] if known["lowercase"] else []
+    if left_out := known["left_out"]:
+        count, most = sum(left_out.values()), ", ".join(map(repr, [*left_out][:8]))
+        lines.append(
+            f"tokenizer: {len(left_out):,} characters are left out of its vocabulary, "
+            f"{count / known['characters']:.2%} of the text ({most}{', ...' * (len(left_out) > 8)}); a larger "
+            "data.tokenizer.train.vocab_size has room for more"
+        )
+    return lines
+
+
+def publish(tokenizer: "PreTrainedTokenizerFast", folder: Path, facts: dict[str, Any] | None = None) -> None:
+    """Save a tokenizer, and what is known of it, as a folder that appears at once; one that is there already stays."""
     half = beside(folder)
     tokenizer.save_pretrained(half)
+    if facts is not None:
+        write_atomically(half / LEFT_OUT_FILE, json.dumps(facts))
     for path in (*half.iterdir(), half):
         sync(path)
     if folder.is_dir() and not is_whole(folder):  # its file of words was lost
@@ -178,7 +213,7 @@ def copy_into_run(tokenizer: "PreTrainedTokenizerFast", run: Path) -> None:
         )
 
 
-def train_wordpiece(texts: Iterator[str], alphabet: Counter[str], options: WordPieceTraining) -> dict[str, int]:
+def train_wordpiece(texts: Iterator[str], letters: list[str], options: WordPieceTraining) -> dict[str, int]:
     """Learn a vocabulary, the same one for the same texts.
 
     The library numbers the pieces "##x" in the order of a randomly seeded hash table, and ties are broken by these
@@ -187,8 +222,6 @@ def train_wordpiece(texts: Iterator[str], alphabet: Counter[str], options: WordP
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS[1]))
     tokenizer.normalizer = normalizer(options.lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    most = min(MAX_ALPHABET, (options.vocab_size - len(SPECIAL_TOKENS)) // 4)
-    letters = frequent_letters(alphabet, options.lowercase, most)
     inner = [f"##{letter}" for letter in letters if not stands_alone(letter)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=options.vocab_size,
@@ -207,14 +240,31 @@ def normalizer(lowercase: bool) -> normalizers.Normalizer:
     return normalizers.BertNormalizer(lowercase=lowercase)
 
 
-def frequent_letters(alphabet: Counter[str], lowercase: bool, most: int) -> list[str]:
-    """Pick the characters of the vocabulary by how often they occur after normalisation, sorted."""
+def folded(alphabet: Counter[str], lowercase: bool) -> Counter[str]:
+    """Count the characters of a text after normalisation."""
     fold = normalizer(lowercase).normalize_str
     counts: Counter[str] = Counter()
     for letter, count in alphabet.items():
-        for folded in fold(letter).replace(" ", ""):
-            counts[folded] += count
-    return sorted(sorted(counts, key=lambda letter: (-counts[letter], letter))[:most])
+        for one in fold(letter).replace(" ", ""):
+            counts[one] += count
+    return counts
+
+
+def alphabet_of(counts: Counter[str], vocab_size: int) -> list[str]:
+    """Pick the characters of a vocabulary by how often they occur, sorted.
+
+    As many as BERT has, or more until those that are left out are LEFT_OUT_SHARE of the text; each takes a place in the
+    vocabulary, and those of words a second one.
+    """
+    usual = min(MAX_ALPHABET, (vocab_size - len(SPECIAL_TOKENS)) // 4)
+    left, places, picked = counts.total(), ALPHABET_SHARE * vocab_size - len(SPECIAL_TOKENS), []
+    for letter in sorted(counts, key=lambda letter: (-counts[letter], letter)):
+        places -= 1 if stands_alone(letter) else 2
+        if len(picked) >= usual and (left <= LEFT_OUT_SHARE * counts.total() or places < 0):
+            break
+        picked.append(letter)
+        left -= counts[letter]
+    return sorted(picked)
 
 
 def stands_alone(letter: str) -> bool:

@@ -105,3 +105,21 @@ def test_a_window_that_does_not_fit_and_two_tokenizers_are_refused_with_a_fix(wo
     assert "is given beside data.tokenizer.train; take the training out with --data.tokenizer.train null" in str(
         caught.value
     )
+
+
+def test_the_account_is_told_and_reported_at_every_start(
+    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "notes.md").write_text("no data")
+    reports = []
+    for _ in ("made", "found"):
+        assert main([*words, str(tmp_path / "cache"), "--report"]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    assert reports[0] == reports[1] and reports[0].keys() == {"train", "val"}
+    train, val = reports[0]["train"], reports[0]["val"]
+    assert train["records"] == val["records"] == 300 == train["used"] + val["used"]
+    assert train["left_out"] == {"in another part": val["used"]} and train["files"] == 1
+    assert main([*words, str(tmp_path / "cache")]) == 0
+    assert (
+        f"train: 300 records read, {train['used']} used; not: {val['used']} in another part" in capsys.readouterr().out
+    )

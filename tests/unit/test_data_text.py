@@ -175,7 +175,8 @@ def test_training_a_tokenizer_is_deterministic(tmp_path: Path) -> None:
     command = (
         "import sys; from collections import Counter; from datamodules.core.wordpiece import *\n"
         "texts = open(sys.argv[1]).read().split('\\n\\n')\n"
-        "print(train_wordpiece(iter(texts), Counter(''.join(texts)), WordPieceTraining(300)))"
+        "letters = alphabet_of(folded(Counter(''.join(texts)), True), 300); "
+        "print(train_wordpiece(iter(texts), letters, WordPieceTraining(300)))"
     )
     vocabularies = set()
     for parallel in ("true", "false", "true", "true"):

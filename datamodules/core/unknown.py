@@ -1,0 +1,43 @@
+"""Counting what a tokenizer does not know, by script."""
+
+import json
+import unicodedata
+from collections import Counter
+from functools import lru_cache
+
+from tokenizers import Tokenizer
+
+CALLED = {"CJK": "Han", "IDEOGRAPHIC": "Han", "KATAKANA-HIRAGANA": "Katakana"}
+KINDS = {"S": "symbols", "P": "punctuation", "N": "numbers", "C": "control characters", "Z": "spaces"}
+
+
+@lru_cache(1 << 16)
+def script_of(letter: str) -> str:
+    """Name the script of a character, as Latin or Han; of what belongs to none, what it is."""
+    category = unicodedata.category(letter)
+    if category[0] in KINDS and category not in ("Nl", "Co"):
+        return KINDS[category[0]]
+    first = unicodedata.name(letter, "UNNAMED").split()[0]
+    return CALLED.get(first, first.capitalize())
+
+
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """Find the id of what a tokenizer does not know; None where it knows everything, as by its bytes."""
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["unk_id"] if "unk_id" in model else tokenizer.token_to_id(model.get("unk_token") or "")
+
+
+class Unknown:
+    """Counts the unknown tokens of texts by script."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.id = tokenizer, unknown_id(tokenizer)
+
+    def count(self, texts: list[str], rows: list[list[int]], into: Counter[str]) -> None:
+        """Add those of some texts, whose ids are `rows`; to see where they stand, such texts are encoded again."""
+        if self.id is None:
+            return
+        some = [text for text, ids in zip(texts, rows, strict=True) if self.id in ids]
+        for text, encoding in zip(some, self.tokenizer.encode_batch(some, add_special_tokens=False), strict=True):
+            places = (place for place, number in zip(encoding.offsets, encoding.ids, strict=True) if number == self.id)
+            into.update(script_of(text[start]) for start, _ in places)
