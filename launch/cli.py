@@ -154,7 +154,7 @@ class Cli(LightningCLI):
         config["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
         try:
             return super()._instantiate_trainer(config, callbacks)
-        except (MisconfigurationException, ValueError) as error:  # the Trainer's own checks of its options
+        except (MisconfigurationException, ValueError, TypeError) as error:  # the Trainer's own checks of its options
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
     def after_instantiate_classes(self) -> None:

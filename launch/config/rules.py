@@ -5,6 +5,7 @@ A module exports RULES, a list of (key paths, function). The first key is the on
 rule is left out when one of its keys does not exist.
 """
 
+import re
 import runpy
 from collections.abc import Callable
 from typing import Any
@@ -30,11 +31,6 @@ def batch_divides(batch: int, micro: int, ranks: int) -> str | None:
     fitting = batch // ranks if batch % ranks == 0 else 0
     fewer = f", or micro_batch_size {max(n for n in range(1, micro + 1) if fitting % n == 0)}" if fitting else ""
     return f"must be a multiple of micro_batch_size x ranks = {micro} x {ranks} = {unit}; nearest: {near}{fewer}"
-
-
-def positive(number: int | None) -> str | None:
-    """Sizes and lengths are at least one."""
-    return "must be at least 1" if number is not None and number < 1 else None
 
 
 def not_negative(number: float | None) -> str | None:
@@ -78,6 +74,38 @@ def whole_seed(seed: int) -> str | None:
     return None if 0 <= seed < 2**32 else "must be from 0 to 4294967295"
 
 
+def known_devices(devices: Any) -> str | None:
+    """Devices are a number of them, all of them, or a list of the numbers that the machine gives them."""
+    words = devices.split(",") if isinstance(devices, str) else devices if isinstance(devices, list) else None
+    if words is None:
+        return None if devices is None or devices == -1 or 1 <= devices <= MOST_DEVICES else WANTED_DEVICES
+    if words in (["auto"], ["-1"]):
+        return None
+    numbers = [str(word).strip() for word in words]
+    if not numbers or len({*numbers}) < len(numbers) or not all(re.fullmatch("[0-9]{1,6}", word) for word in numbers):
+        return WANTED_DEVICES
+    return WANTED_DEVICES if devices == numbers[0] and not 1 <= int(devices) <= MOST_DEVICES else None
+
+
+def listed_devices(devices: Any, accelerator: Any) -> str | None:
+    """Cores of a CPU have no numbers to choose by."""
+    listed = isinstance(devices, list) or (isinstance(devices, str) and "," in devices)
+    return (
+        "names devices, and a CPU has none; write how many processes, as 2" if listed and accelerator == "cpu" else None
+    )
+
+
+def between(least: int, most: int) -> Callable[[int | None], str | None]:
+    """Make the rule of a number that something is built, started or held in memory for."""
+
+    def rule(number: int | None) -> str | None:
+        if number is None or least <= number <= most:
+            return None
+        return f"must be at least {least}" if number < least else f"must be at most {most:,}"
+
+    return rule
+
+
 def single_is_one_device(strategy: str, devices: Any) -> str | None:
     """The strategy `single` starts no other process."""
     many = len(devices) > 1 if isinstance(devices, list) else isinstance(devices, int) and devices > 1
@@ -90,20 +118,44 @@ def single_is_one_node(strategy: str, nodes: int) -> str | None:
     return "is one process on one node; use --config configs/strategy/ddp.yaml" if many else None
 
 
+MOST_DEVICES = 4096  # of a node
+WANTED_DEVICES = f"expected how many, from 1 to {MOST_DEVICES}; auto; or a list of their numbers, each once, as [0, 1]"
+BOUNDS = {
+    "trainer.max_steps": (1, 2**53),
+    "trainer.num_nodes": (1, 65_536),
+    "trainer.log_every_n_steps": (1, 2**53),
+    "data.global_batch_size": (1, 2**24),
+    "data.micro_batch_size": (1, 2**24),
+    "data.sequence_length": (1, 2**24),
+    "data.num_workers": (0, 1024),
+    "data.num_prepare_processes": (0, 1024),
+    "data.num_examples": (1, 2**31),
+    "data.tokenizer.train.vocab_size": (1, 2**24),
+    **{
+        f"model.{group}{name}": (1, most)
+        for group in ("", "untrained.")
+        for name, most in (
+            ("hidden_size", 2**20),
+            ("embedding_size", 2**20),
+            ("intermediate_size", 2**24),
+            ("num_layers", 10_000),
+            ("num_heads", 2**16),
+            ("max_positions", 2**26),
+        )
+    },
+}  # what is far over that is refused before memory is touched or processes are started
 RULES: list[Rule] = [
     (("seed",), whole_seed),
-    (("trainer.max_steps",), positive),
     (("trainer.precision", "strategy.class"), known_precision),
-    (("trainer.log_every_n_steps",), positive),
-    (("data.global_batch_size",), positive),
-    (("data.micro_batch_size",), positive),
-    (("data.sequence_length",), positive),
     (("data.global_batch_size", "data.micro_batch_size", "ranks"), batch_divides),
     (("data.sequence_length", "model.max_positions"), fits_positions),
     (("run.dir",), printable),
     (("run.max_wall_time",), wall_time),
     (("model.learning_rate",), not_negative),
     (("model.warmup_steps",), not_negative),
+    *(((key,), between(*bounds)) for key, bounds in BOUNDS.items()),
+    (("trainer.devices",), known_devices),
+    (("trainer.devices", "trainer.accelerator"), listed_devices),
     (("strategy.class", "trainer.devices"), single_is_one_device),
     (("strategy.class", "trainer.num_nodes"), single_is_one_node),
 ]
@@ -158,14 +210,16 @@ def _mapping(name: str, table: Table, bad: set[Key]) -> Entry | None:
 
 
 def broken(rules: list[Rule], table: Table, bad: set[Key], ranks: Entry | None) -> list[str]:
-    """Return the complaints of all rules whose keys have good values."""
+    """Return the complaints of all rules whose keys have good values; what a rule of one key refuses is no good."""
     known = {".".join(key): entry for key, entry in table.items() if key not in bad}
     if ranks:
         known["ranks"] = ranks
     known |= {name: entry for name in _named(rules) - {*known} if (entry := _mapping(name, table, bad))}
-    problems = []
-    for keys, rule in rules:
-        if all(key in known for key in keys) and (complaint := rule(*(known[key].value for key in keys))):
+    problems, refused = [], set()
+    for keys, rule in sorted(rules, key=lambda rule: len(rule[0]) > 1):
+        is_known = all(key in known for key in keys) and (len(keys) == 1 or refused.isdisjoint(keys))
+        if is_known and (complaint := rule(*(known[key].value for key in keys))):
             others = ", ".join(named(key, known[key]) for key in keys[1:])
             problems.append(f"{named(keys[0], known[keys[0]])}: {complaint}" + (f" [{others}]" if others else ""))
+            refused |= {*keys} if len(keys) == 1 else set()
     return problems

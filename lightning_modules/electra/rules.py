@@ -14,7 +14,7 @@ def heads_divide(hidden_size: int, num_heads: int | None) -> str | None:
 
 def generator_fits(width: float, hidden_size: int, num_heads: int | None, generator: str, task: str) -> str | None:
     """The scaled generator has a whole width that its heads share."""
-    if generator != "trained" or task == "mlm" or one_share(width):
+    if generator != "trained" or task == "mlm" or one_share(width) or heads_divide(hidden_size, num_heads):
         return None
     hidden = round(hidden_size * width)
     heads = max(1, hidden // (hidden_size // (num_heads or max(1, hidden_size // 64))))
@@ -69,10 +69,6 @@ RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [
     *(
         ((f"model.{name}",), above_zero)
         for name in (
-            "hidden_size",
-            "num_layers",
-            "embedding_size",
-            "max_positions",
             "temperature",
             "learning_rate",
             "initializer_range",

@@ -17,6 +17,11 @@ def some_encoder(init_from: str | None, untrained: Mapping[str, Any] | None) -> 
     return "must be the folder of a run, an exported folder or a hub name; or set model.untrained"
 
 
+def heads_divide(hidden_size: int, num_heads: int) -> str | None:
+    """Attention heads share the width evenly."""
+    return f"cannot be shared by {num_heads} heads" if hidden_size % num_heads else None
+
+
 def labels_fit(task: str, labels: str) -> str | None:
     """Classes are chosen and numbers are predicted."""
     fitting = {"classification": "classes", "regression": "numbers"}[task]
@@ -41,6 +46,7 @@ def not_negative(number: float) -> str | None:
 RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [
     (("model.init_from", "model.untrained.hidden_size"), one_encoder),
     (("model.init_from", "model.untrained"), some_encoder),
+    (("model.untrained.hidden_size", "model.untrained.num_heads"), heads_divide),
     (("model.task", "data.labels"), labels_fit),
     (("model.layer_decay",), one_factor),
     (("model.dropout",), dropout_share),

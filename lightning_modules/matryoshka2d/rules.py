@@ -22,7 +22,7 @@ def some_encoder(init_from: str | None, untrained: Mapping[str, Any] | None) -> 
 
 def heads_divide(hidden_size: int, num_heads: int) -> str | None:
     """Attention heads share the width evenly."""
-    return f"cannot be shared by {num_heads} heads" if num_heads < 1 or hidden_size % num_heads else None
+    return f"cannot be shared by {num_heads} heads" if hidden_size % num_heads else None
 
 
 def known_settings(mode: str, as_released: bool, objective: Mapping[str, Any] | None) -> str | None:
@@ -123,11 +123,6 @@ def not_negative(number: float | None) -> str | None:
     return None if number is None or 0 <= number < math.inf else "must be finite and not negative"
 
 
-def one_at_least(number: int | None) -> str | None:
-    """A network has a size."""
-    return None if number is None or number >= 1 else "must be 1 or more"
-
-
 def share(fraction: float) -> str | None:
     """A dropout lies in [0, 1)."""
     return None if 0.0 <= fraction < 1.0 else "must be at least 0 and below 1"
@@ -153,8 +148,6 @@ RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [
     (("model.loss.scale", "model.loss.learn_scale"), below_limit),
     (("model.fixed_teacher", "model.mode", "model.as_released", "model.objective"), teacher_is_followed),
     *(((f"model.loss.{name}",), above_zero) for name in ("scale", "cosine_scale", "in_batch_scale", "angle_scale")),
-    *(((f"model.untrained.{name}",), one_at_least) for name in ("hidden_size", "num_layers", "num_heads")),
-    *(((f"model.untrained.{name}",), one_at_least) for name in ("intermediate_size", "max_positions")),
     (("model.untrained.initializer_range",), not_negative),
     *(((f"model.untrained.{name}",), share) for name in ("dropout", "attention_dropout")),
     *(((f"model.{name}",), not_negative) for name in ("learning_rate", "weight_decay", "adam_epsilon", "clip_norm")),

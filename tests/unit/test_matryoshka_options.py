@@ -133,7 +133,7 @@ ANGLE, TRIPLETS = ["--model.loss.name=angle"], ["--model.loss.name=triplet"]
         (["--model.mode=plain", "--model.objective.full_width=none"], "full_width none and widths_per_step 0 leave no"),
         (["--model.objective.widths=[8]", "--model.objective.width_weights=[-1]"], "width_weights = .*not negative"),
         (["--model.mode=starbucks", "--model.objective.pairs=[[1]]"], "pairs: each must be a layer and a width"),
-        (["--model.untrained.num_layers=0"], "must be 1 or more"),
+        (["--model.untrained.num_layers=0"], "must be at least 1"),
         (["--callbacks.validation.max_batches=1"], "must be null: sets of texts are judged on all of their texts"),
         (["--model.loss.margin=2"], "margin is for triplet, and info_nce does not look at it; take it out"),
         (["--model.loss.name=angle", "--model.loss.scale=50"], "scale is for info_nce and cosent, and angle does not"),
