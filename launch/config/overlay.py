@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.config.errors import ConfigError, one_line, short
-from launch.config.read import Entry, Key, Table, plain, read_file, read_text
+from launch.config.read import MAX_KEYS, Entry, Key, Table, plain, read_file, read_text
 
 PROJECT = Path(__file__).parents[2]
 # A string where a mapping is expected is short for a mapping with this one key.
@@ -92,6 +92,11 @@ def apply_flag(table: Table, name: str, word: str, notes: list[str]) -> None:
 def overlay(table: Table, upper: Table, notes: list[str]) -> None:
     """Lay one table over another, in place. Another class takes the options of the old one away, with a note."""
     upper = dict(_expanded(key, entry) for key, entry in upper.items())
+    if len(upper) + len(table) > MAX_KEYS:
+        source = next(iter(upper.values())).source
+        raise ConfigError(
+            f"{source}: {len(upper):,} more keys beside {len(table):,}; a configuration has at most {MAX_KEYS:,}"
+        )
     for key, entry in sorted(upper.items(), key=lambda item: item[0][-1] != "class"):  # classes first
         below = [k for k in table if k[: len(key)] == key and k != key]
         if entry.value == {} and (below or table.get(key, NOTHING).value is not None):

@@ -14,6 +14,9 @@ from launch.config.errors import ConfigError
 from lightning_modules.core.yaml12 import LOADER, plain
 
 MAX_DEPTH = 20
+MAX_BYTES = 16 << 20
+MAX_KEYS = 2000  # of a configuration: each is compared with the others
+MAX_EVENTS = 100_000  # words, brackets and the like of a file
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 Key = tuple[str, ...]
@@ -44,7 +47,10 @@ def read_file(path: Path, name: str) -> Table:
             raise ConfigError(f"{name}: is a folder, not a YAML file")
         if not path.is_file():  # reading a pipe may wait for ever
             raise ConfigError(f"{name}: is not a regular file; save the configuration in one")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # its size may be told wrongly, as in /proc
+        if len(data) > MAX_BYTES:
+            raise ConfigError(f"{name}: is over {MAX_BYTES >> 20} MiB, which is no configuration")
     except OSError as error:
         raise ConfigError(f"{name}: cannot be read: {error.strerror}") from None
     try:
@@ -87,7 +93,9 @@ class _Reader:
             raise ConfigError(f"{self.name}:{line}: control character {found[0]!r}; this is not a text file")
         depth = documents = 0
         try:
-            for event in yaml.parse(text, LOADER):
+            for count, event in enumerate(yaml.parse(text, LOADER)):
+                if count > MAX_EVENTS:
+                    raise ConfigError(f"{self.where(event)}: more than {MAX_EVENTS:,} words; this is no configuration")
                 depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
                 documents += isinstance(event, yaml.DocumentStartEvent)
                 if rule := _refused(event, depth, documents):
@@ -134,6 +142,8 @@ class _Reader:
             self.problems.append(self.twice(key, entry.source, first))
             return
         self.table[key] = entry
+        if len(self.table) > MAX_KEYS:
+            raise ConfigError(f"{entry.source}: more than {MAX_KEYS:,} keys; this is no configuration")
         for k in upper[:-1]:
             self.above.setdefault(k, entry.source)
 

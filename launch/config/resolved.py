@@ -17,7 +17,7 @@ from launch.config.errors import ConfigError
 from launch.config.parts import Parts
 from launch.config.read import Entry, Key, Table
 from launch.config.rules import broken, ranks_of, rules_for
-from launch.config.show import lines
+from launch.config.show import lines, named
 from launch.config.tasks import JOB, Tasks, lay_tasks
 
 RUN_FILE = "run.json"
@@ -93,6 +93,8 @@ def resolve(words: list[str], command: str = "config", tasks: Tasks | None = Non
         ConfigError: every mistake that was found, one line each.
     """
     found, notes, first = merge(words)
+    if problem := _no_run(found, words):
+        raise ConfigError(problem)
     of_job = lay_tasks(found, tasks, stored_files(words)) if tasks else []
     parts = Parts(found)
     check = Check(found, parts)
@@ -153,6 +155,18 @@ def with_stored(given: list[tuple[str, str]]) -> list[tuple[str, str]]:
         if is_stored(file) and os.path.isfile(file):
             return [("config", str(file)), *given]
     return given
+
+
+def _no_run(table: Table, words: list[str]) -> str | None:
+    """Say what is wrong with a run.dir that is all there is to find a configuration by."""
+    given = table.get(("run", "dir"))
+    if ("model", "class") in table or given is None or any(name == "config" for name, _ in flags(words)):
+        return None
+    folder = overlay.expanded(str(given.value), "run.dir")
+    problem = "no such folder"
+    if os.path.lexists(folder):
+        problem = f"is not the folder of a run, it lacks {RUN_FILE} or {CONFIG}"
+    return f"{named(('run', 'dir'), given)}: {problem}; give the folder of a run, or --config FILE to begin one"
 
 
 def stored_files(words: list[str]) -> set[str]:

@@ -190,7 +190,7 @@ def ranks_of(table: Table) -> Entry | None:
     if entry("strategy", "class").value == "single":
         return Entry(1, "strategy single")
     count = count_of(devices.value)
-    if count is None or count < 1 or not isinstance(nodes.value, int):
+    if count is None or count < 1 or not isinstance(nodes.value, int) or nodes.value < 1:
         return None
     sources = [devices.source, *([nodes.source] if nodes.value != 1 else [])]
     return Entry(count * nodes.value, ", ".join(sources))

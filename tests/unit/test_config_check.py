@@ -11,7 +11,7 @@ from launch.config.errors import ConfigError
 from launch.config.kinds import ANY, Kind, fits, union
 from launch.config.read import read_text
 from launch.config.resolved import Resolved, check_ranks, resolve
-from launch.config.rules import batch_divides
+from launch.config.rules import batch_divides, known_devices
 from launch.config.show import scalar
 from launch.config.wall_time import seconds_of
 
@@ -203,3 +203,46 @@ def test_the_hash_is_of_the_values_alone(tmp_path: Path) -> None:
     again: Resolved = resolve(["--config", str(stored)])
     assert again.digest() == digest()
     assert again.run_text().count("stored.yaml") > 10
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "config"])
+def test_a_mistyped_run_is_said_to_be_none(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    lacks = "is not the folder of a run, it lacks run.json or config.yaml"
+    for folder, problem in {"none": "no such folder", "file": lacks, ".": lacks}.items():
+        with pytest.raises(ConfigError) as caught:
+            resolve(["--run.dir", str(tmp_path / folder)], command)
+        fix = "give the folder of a run, or --config FILE to begin one"
+        assert caught.value.problems == (f"run.dir = {tmp_path / folder} (--run.dir): {problem}; {fix}",)
+    assert resolve([*TOY, "--run.dir", str(tmp_path / "new")], command).run_dir == tmp_path / "new"
+
+
+BAD = {
+    "--trainer.devices=lots": "expected how many, from 1 to 4096",
+    "--trainer.devices=-3": "expected how many, from 1 to 4096",
+    "--trainer.devices=0": "expected how many, from 1 to 4096",
+    "--trainer.devices=[]": "expected how many, from 1 to 4096",
+    "--trainer.devices=[0, 0]": "expected how many, from 1 to 4096",
+    "--trainer.devices=1,1": "expected how many, from 1 to 4096",
+    "--trainer.devices=[0]": "names devices, and a CPU has none; write how many processes, as 2",
+    "--trainer.devices=99999999": "expected how many, from 1 to 4096",
+    "--trainer.num_nodes=0": "must be at least 1",
+    "--trainer.max_steps=99999999999999999999": "must be at most 9,007,199,254,740,992",
+    "--data.global_batch_size=1000000000000": "must be at most 16,777,216",
+    "--model.hidden_size=0": "must be at least 1",
+    "--model.hidden_size=10000000": "must be at most 1,048,576",
+}
+
+
+@pytest.mark.parametrize("word", BAD)
+def test_counts_have_bounds(word: str) -> None:
+    key = word[2:].partition("=")[0]
+    found = [line for line in problems("--strategy", "ddp", word) if line.startswith(f"{key} = ")]
+    assert [BAD[word] in line for line in found] == [True]
+
+
+def test_ways_to_name_devices() -> None:
+    for devices in (1, 4096, -1, "auto", "-1", "2", "0,1", "0, 3", [0, 3]):
+        assert known_devices(devices) is None, devices
+    for devices in ("", ",", "1,", "a,b", "\u0663", [-1], "5000", 5000):
+        assert known_devices(devices), devices

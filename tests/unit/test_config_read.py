@@ -2,6 +2,7 @@
 """YAML 1.2 and no more: what the values are, and that whatever is not supported is refused with its place."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from launch.config.errors import ConfigError
 from launch.config.read import Entry, read_file, read_text
+from launch.config.resolved import resolve
 
 
 def value(text: str) -> Any:
@@ -107,3 +109,25 @@ def test_all_mistakes_of_a_file_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         read_text("a: 1\na: 2\nb: ${x}\nc: 1\nc: 2\n", "f.yaml")
     assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize(("count", "reason"), [(2_500, "more than 2,000 keys"), (200_000, "more than 100,000 words")])
+@pytest.mark.parametrize("form", ["k{}: 1", "model.k{}: 1", "callbacks.k{}: {{a: 1}}"])
+def test_a_file_of_too_many_keys_is_refused_at_once(form: str, count: int, reason: str) -> None:
+    began = time.process_time()
+    with pytest.raises(ConfigError, match=rf"^f:\d+: {reason}; this is no configuration$"):
+        read_text("".join(f"{form.format(number)}\n" for number in range(count)), "f")
+    assert time.process_time() - began < 10
+
+
+def test_two_files_are_too_many_keys_together(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text("".join(f"{name}{number}: 1\n" for number in range(1_500)))
+    with pytest.raises(ConfigError, match=r"1,500 more keys beside 1,5[0-9]+; a configuration has at most 2,000"):
+        resolve(["--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml")])
+
+
+def test_a_file_without_an_end_is_no_configuration(tmp_path: Path) -> None:
+    (tmp_path / "long.yaml").write_bytes(b"#" * (17 << 20))
+    with pytest.raises(ConfigError, match=r"^long.yaml: is over 16 MiB, which is no configuration$"):
+        read_file(tmp_path / "long.yaml", "long.yaml")
