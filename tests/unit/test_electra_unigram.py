@@ -18,6 +18,7 @@ def test_token_counts_are_those_of_the_training_text(tmp_path):
         1,
         source=str(tmp_path / "train.txt"),
         validation_fraction=0.0,
+        accept=["unknown"],
         sequence_length=8,
         examples="documents",
         cache_dir=str(tmp_path / "cache"),
