@@ -11,6 +11,7 @@ from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
 from lightning_modules.core.checkpoint.verify import complete_steps
 from lightning_modules.core.run_method import kind_of_run, method_of_run
+from lightning_modules.core.sizes import check_size
 from lightning_modules.core.warm_start import checkpoint_of, load_weights, read_pretrained, readable
 
 ENCODER = "encoder"  # in a run's folder: how the encoder that was taken from elsewhere is built
@@ -78,6 +79,7 @@ def encoder_config(
     if families and config.model_type not in families:
         known = " and ".join(families)
         raise CheckpointError(f"model.init_from = {source}: is of the family {config.model_type}; give one of {known}")
+    check_size(config, f"model.init_from = {source}")
     heads, width = (getattr(config, name, 1) or 1 for name in ("num_attention_heads", "hidden_size"))
     if not hasattr(config, "head_dim") and width % heads:
         raise CheckpointError(f"model.init_from = {source}: its width {width} cannot be shared by {heads} heads")
@@ -98,7 +100,8 @@ def _config_of_folder(source: str) -> PreTrainedConfig:
 
 def _config_of_run(run: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     if (run / ENCODER / "config.json").is_file():
-        return AutoConfig.from_pretrained(run / ENCODER, trust_remote_code=False)
+        with readable(str(run / ENCODER)):
+            return AutoConfig.from_pretrained(run / ENCODER, trust_remote_code=False)
     return method_of_run(run).encoder_config(tokenizer)
 
 

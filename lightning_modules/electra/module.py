@@ -13,6 +13,7 @@ from lightning_modules.core.export import save_network
 from lightning_modules.core.keyed import keyed_uniform, mix
 from lightning_modules.core.masking import Slots, draw_slots, slot_counts
 from lightning_modules.core.precision import widened
+from lightning_modules.core.sizes import check_size
 from lightning_modules.core.terms import LossTerms
 from lightning_modules.core.warm_start import checkpoint_of, load_pretrained
 from lightning_modules.core.weights import initialise
@@ -138,6 +139,7 @@ class Electra(Method):
         self.mask_id, self.vocab_size = tokenizer.mask_token_id, len(tokenizer)
         self.max_slots = max(1, int((self.mask_fraction + 0.005) * sequence_length))
         config = self.encoder_config(tokenizer)
+        check_size(config, "model")
         if self.task == "mlm":
             self.model = modeling.MaskedLM(config)
         else:

@@ -15,6 +15,7 @@ from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.encoder_sources import TakesEncoder, encoder_config, load_encoder
 from lightning_modules.core.export import save_network
 from lightning_modules.core.optim import parameter_groups
+from lightning_modules.core.sizes import check_size
 from lightning_modules.core.terms import LossTerms
 from lightning_modules.core.weights import initialise
 from lightning_modules.electra.modeling import GLOROT
@@ -117,6 +118,7 @@ class Finetune(TakesEncoder, Method):
             self.label_names = self.trainer.datamodule.label_names
         if self.untrained is not None:
             config = self.untrained.config(tokenizer)
+            check_size(config, "model.untrained")
         else:
             config = encoder_config(self.shape_from, tokenizer, modeling.FAMILIES)
         longest = config.max_position_embeddings

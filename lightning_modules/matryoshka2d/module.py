@@ -22,6 +22,7 @@ from lightning_modules.core.encoder_sources import TakesEncoder, encoder_config,
 from lightning_modules.core.encoders import Encoder
 from lightning_modules.core.keyed import seed_generators
 from lightning_modules.core.pair_losses import Pairs
+from lightning_modules.core.sizes import check_size
 from lightning_modules.core.terms import LossTerms, Term
 from lightning_modules.core.weights import initialise
 from lightning_modules.core.whole_batch import NOTHING, Embedded, WholeBatchMethod
@@ -128,7 +129,9 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
     def encoder_config(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
         """Return how the encoder is built."""
         if self.untrained is not None:
-            return self.untrained.config(tokenizer)
+            config = self.untrained.config(tokenizer)
+            check_size(config, "model.untrained")
+            return config
         return encoder_config(self.shape_from, tokenizer)
 
     def configure_model(self) -> None:
