@@ -1,10 +1,15 @@
 """Rules between the options of data, checked before anything is built: (keys, complaint about their values or None)."""
 
 import os
+from typing import Any
 
 from datamodules.core import pair_rules
+from datamodules.core.addresses import address_problem
 
 MOST_GROUPED = 1 << 24
+PLACES = ("source", "validation_source", "test_source", "predict_source", "root", "cache_dir", "tokenizer.name",
+          "sources", "validation", "test")  # fmt: skip
+WORDS = ("prompts", "labels", "columns")  # options of sources and sets that name no files
 
 
 def long_enough(length: int) -> str | None:
@@ -39,6 +44,14 @@ def known_home(folder: str | None) -> str | None:
     return "there is no such user; write the path in full" if os.path.expanduser(folder or "").startswith("~") else None
 
 
+def no_address(given: Any) -> str | None:
+    """Files, also those of sources and sets, are local."""
+    if not isinstance(given, dict):
+        return address_problem(given)
+    below = ((name, no_address(value)) for name, value in given.items() if name not in WORDS)
+    return next((f"{name} {problem}" for name, problem in below if problem), None)
+
+
 def room_for_letters(vocab_size: int | None) -> str | None:
     """A quarter of a trained vocabulary is kept for single characters."""
     return "must be at least 100" if vocab_size is not None and vocab_size < 100 else None
@@ -65,6 +78,7 @@ RULES = [
     (("data.num_prepare_processes",), not_negative),
     (("data.tokenizer.name", "data.tokenizer.train.vocab_size"), one_tokenizer),
     (("data.cache_dir",), known_home),
+    *(((f"data.{key}",), no_address) for key in PLACES),
     (("data.tokenizer.train.vocab_size",), room_for_letters),
     (("data.streaming", "data.examples", "data.length_grouping_steps", "data.num_workers"), streamed),
 ]

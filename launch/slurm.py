@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from launch.config.errors import ConfigError, one_line, short
-from launch.config.overlay import PROJECT
+from launch.config.overlay import PROJECT, expanded
 from launch.config.resolved import Resolved, resolve
 from launch.config.show import named
 from launch.config.tasks import Tasks
@@ -41,7 +41,7 @@ def main(words: list[str]) -> int:
     if words[0] == "table":
         if len(words) != 2:
             raise ConfigError("slurm table: give the folder of a sweep, and nothing else")
-        print(sweep.table(Path(words[1])), end="")
+        print(sweep.table(expanded(words[1], "DIR")), end="")
         return 0
     given = parse(words)
     if "submit" in given.switches and shutil.which("sbatch") is None:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.core.addresses import address_problem
 from datamodules.core.errors import DataError
 from datamodules.core.folders import WANTED, Located, files_of_folder
 from datamodules.core.formats import endings, format_of
@@ -27,7 +28,6 @@ PIECES = 256
 MIN_PIECE_BYTES, MAX_PIECE_BYTES = 1 << 18, 1 << 28
 HASHED_ALWAYS = 1 << 20  # bytes; larger files have a note of their hash
 SAMPLED_BLOCKS = 64
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 HUB_NAME = re.compile(r"(?P<path>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(:(?P<split>[\w.-]+))?")
 
 
@@ -147,9 +147,8 @@ def local(name: str) -> Path:
     Raises:
         DataError: there is no such user, or it is the address of another store.
     """
-    if scheme := SCHEME.match(name):
-        fix = "write the path alone" if scheme[1].lower() == "file" else "copy it to this machine, and give its path"
-        raise DataError(f"{name}: is an address ({scheme[0]}), and only local paths are read and written; {fix}")
+    if problem := address_problem(name):
+        raise DataError(f"{name}: {problem}")
     try:
         return Path(name).expanduser()
     except RuntimeError:

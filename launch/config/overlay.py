@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from datamodules.core.addresses import address_problem
 from launch.config.errors import ConfigError, one_line, short
 from launch.config.read import MAX_KEYS, Entry, Key, Table, plain, read_file, read_text
 
@@ -35,8 +36,10 @@ def expanded(path: str, key: str) -> Path:
     """Return a path whose `~` is somebody's home.
 
     Raises:
-        ConfigError: there is no such user.
+        ConfigError: there is no such user, or it is the address of another store.
     """
+    if problem := address_problem(path):
+        raise ConfigError(f"{key} = {short(path)}: {problem}")
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -10,6 +10,7 @@ import runpy
 from collections.abc import Callable
 from typing import Any
 
+from datamodules.core.addresses import address_problem
 from launch.config.errors import one_line
 from launch.config.overlay import nested, under
 from launch.config.parts import Parts
@@ -150,6 +151,8 @@ RULES: list[Rule] = [
     (("data.global_batch_size", "data.micro_batch_size", "ranks"), batch_divides),
     (("data.sequence_length", "model.max_positions"), fits_positions),
     (("run.dir",), printable),
+    (("run.dir",), address_problem),
+    (("model.init_from",), address_problem),
     (("run.max_wall_time",), wall_time),
     (("model.learning_rate",), not_negative),
     (("model.warmup_steps",), not_negative),

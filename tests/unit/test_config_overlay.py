@@ -98,6 +98,7 @@ def test_extends_is_relative_and_own_keys_win(tmp_path: Path) -> None:
         ("extends: other.yaml\n", "the file extends itself"),
         ("extends: [1]\n", "expected a list of files"),
         ("extends: ~nosuchuser/x.yaml\n", "there is no such user"),
+        ("extends: s3://bucket/x.yaml\n", r"s3://bucket/x.yaml: is an address \(s3://\), and only local paths"),
         (f"extends: {'x' * 5000}\n", "no such file as"),
         ('extends: "a\\0b"\n', r"no such file as .*a\\x00b"),
     ],

@@ -1,6 +1,7 @@
 """`launch prepare`: all at once, or the tokenizer first and then the parts, to the same files."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -88,8 +89,25 @@ def test_a_cache_of_a_user_who_is_not_there_is_refused(words: list[str]) -> None
         main([*words, "~nosuchuser/x"])
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("run.dir", "s3://bucket/run"),
+        ("data.cache_dir", "gs://bucket/cache"),
+        ("data.source", "https://host/a.jsonl"),
+        ("data.validation_source", "hf://datasets/a/b/*.parquet"),
+        ("data.tokenizer.name", "S3://bucket/tokenizer"),
+        ("model.init_from", "zip::s3://bucket/run.zip"),
+        ("data.test_source", "memory://a"),
+    ],
+)
+def test_addresses_are_refused_before_anything_is_read(words: list[str], key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} = .{re.escape(value)}.*: is an address .*only local paths.*copy it"):
+        main([*words, "unused", f"--{key}", value])
+
+
 def test_rules_speak_before_anything_is_read(words: list[str]) -> None:
-    flags = ["--data.sequence_length", "5", "--data.validation_fraction", "1", "--data.length_grouping_steps", "-1"]
+    flags = ["--data.sequence_length", "5", "--data.validation_fraction", "1", "--data.num_prepare_processes", "-1"]
     with pytest.raises(ConfigError) as caught:
         main([*words, "unused", *flags, "--data.streaming", "true", "--data.tokenizer.train.vocab_size", "20"])
     text = str(caught.value)
