@@ -25,6 +25,7 @@ MOST_SECONDS = 65535  # of a warning, as sbatch takes it
 SAVE_SECONDS = 90  # taken for a run that was never stopped
 MARGIN = 1.5  # over the longest stop so far
 LEAST_WORK_SECONDS = 60  # before the warning
+MOST_SETUP = 256 << 10
 
 
 def main(words: list[str]) -> int:
@@ -182,10 +183,29 @@ def _keep(resolved: Resolved, run: Path, copy: bool) -> tuple[Path | None, Path]
 
 
 def _read(file: str) -> str:
+    """Return the commands of a setup file, which must be whole: they become part of a script.
+
+    Raises:
+        ConfigError: it is no regular file, too large, no text, or bash finds something open at its end.
+    """
     try:
-        return Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--setup {short(file)}: cannot be read: {error}") from None
+        if os.path.exists(file) and not os.path.isfile(file):  # reading a pipe may wait for ever
+            raise ConfigError(f"--setup {short(file)}: is not a regular file; save the commands in one")
+        with open(file, "rb") as opened:
+            data = opened.read(MOST_SETUP + 1)
+        if len(data) > MOST_SETUP:
+            raise ConfigError(f"--setup {short(file)}: is over {MOST_SETUP >> 10} KiB; let it call a script of yours")
+        commands = data.decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--setup {short(file)}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    if found := re.search("[\x00-\x08\x0b-\x1f\x7f]", commands):
+        line, kind = commands.count("\n", 0, found.start()) + 1, "lines end as on Windows; save it with LF"
+        kind = kind if found[0] == "\r" else f"control character {found[0]!r}"
+        raise ConfigError(f"--setup {short(file)}:{line}: {kind}")
+    script.check(commands)
+    return commands
 
 
 def _size(job: script.Job) -> str:

@@ -11,7 +11,8 @@ USAGE = """usage: python -m launch slurm --config FILE [...] [--key value ...] -
 
 Writes RUN/job.sbatch: a job that trains, saves when SLURM's time is nearly up, has itself requeued and goes on.
 """
-MINUTES = re.compile(r"(?:(\d{1,4})-(\d{1,2})(?::(\d{1,2}))?(?::(\d{1,2}))?|(\d{1,6})(?::(\d{1,2}))?(?::(\d{1,2}))?)")
+DAYS = r"(\d{1,4})-(\d{1,2})(?::(\d{1,2}))?(?::(\d{1,2}))?"
+MINUTES = re.compile(rf"(?:{DAYS}|(\d{{1,6}})(?::(\d{{1,2}}))?(?::(\d{{1,2}}))?)", re.ASCII)
 
 
 class Option(NamedTuple):
@@ -90,10 +91,12 @@ def parse(words: list[str]) -> Given:
 
 def _take(found: Given, name: str, value: str) -> list[str]:
     option = OPTIONS[name]
-    if not re.fullmatch(option.pattern, value):
+    if not re.fullmatch(option.pattern, value, re.ASCII):
         return [f"--{name} {short(value) or '(nothing)'}: expected {option.wanted}"]
-    if name == "sbatch" and value.removeprefix("--").partition("=")[0] in OURS:
-        return [f"--sbatch {short(value)}: launch writes that line; see `python -m launch slurm --help`"]
+    word = value.removeprefix("--").partition("=")[0]
+    if name == "sbatch" and (ours := next((line for line in sorted(OURS) if line.startswith(word)), None)):
+        meant = "" if ours == word else f", and sbatch may take it for --{ours}"  # it completes what is begun
+        return [f"--sbatch {short(value)}: launch writes that line{meant}; see `python -m launch slurm --help`"]
     if option.several:
         found.lists.setdefault(name, []).append(value)
     elif name in found.values:

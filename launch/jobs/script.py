@@ -11,6 +11,9 @@ from launch.config.tasks import Tasks
 from launch.jobs.sweep import Member
 
 TEMPLATE = Path(__file__).with_name("template.sbatch")
+# Around the commands of --setup: a job that they end must not look as if it were done, nor `set -e` end it later.
+ENDED = "trap 'echo \"the commands of --setup ended the job\" >&2; exit 1' EXIT"
+GOES_ON = "set +eu; case $(trap -p EXIT) in *--setup*) trap - EXIT ;; esac"
 SITE = ("partition", "account", "qos", "constraint", "mem")
 
 
@@ -60,16 +63,16 @@ def text(job: Job) -> str:
 
 
 def check(script: str) -> None:
-    """Let bash read a script without running it.
+    """Let bash read a script, or the commands of a setup file, without running it.
 
     Raises:
-        ConfigError: it is no script, which only the setup file can bring about.
+        ConfigError: it is no script, which only the setup file can bring about; also one that leaves something open.
     """
     try:
         done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
     except OSError:
         return  # no bash here; the nodes have one
-    if done.returncode:
+    if done.returncode or done.stderr.strip():  # bash warns of a here-document that the end of the file ends
         raise ConfigError(f"--setup: the script is not one that bash can read: {' '.join(done.stderr.split())}")
 
 
@@ -85,7 +88,7 @@ def _header(job: Job) -> list[str]:
 
 
 def _setup(job: Job) -> str:
-    lines = ["", job.setup.rstrip("\n"), ""] if job.setup else []
+    lines = ["", ENDED, job.setup.rstrip("\n"), "", GOES_ON] if job.setup else []
     if job.python_path:
         lines.append(f"export PYTHONPATH={shlex.quote(job.python_path)}${{PYTHONPATH:+:$PYTHONPATH}}")
     if "cpus-per-task" in job.site:

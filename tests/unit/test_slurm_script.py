@@ -1,5 +1,6 @@
 """What `launch slurm` takes, and the script that it writes: bash reads it, nothing of it is run by accident."""
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -100,6 +101,17 @@ def test_nothing_of_the_configuration_is_run(tmp_path: Path) -> None:
         (["--sbatch", "x=1"], "--sbatch x=1: expected --name or --name=value"),
         (["--sbatch", "--comment=a\nb"], "--sbatch --comment=a\\nb: expected --name or --name=value"),
         (["--sbatch", "--signal=USR2@5"], "--sbatch --signal=USR2@5: launch writes that line; see"),
+        (
+            ["--sbatch", "--sig=USR2@5"],
+            "--sbatch --sig=USR2@5: launch writes that line, and sbatch may take it for --sig",
+        ),
+        (["--sbatch", "--tim=5"], "--sbatch --tim=5: launch writes that line, and sbatch may take it for --time; see"),
+        (
+            ["--sbatch", "--no-req"],
+            "--sbatch --no-req: launch writes that line, and sbatch may take it for --no-requeue",
+        ),
+        (["--time", "\u0663\u0660\u0660"], "--time \u0663\u0660\u0660: expected minutes, h:mm:ss"),
+        (["--time", "1-\u0661\u0662"], "--time 1-\u0661\u0662: expected minutes, h:mm:ss"),
         (["--job-name", ""], "--job-name (nothing): expected a name"),
         (["--submit=yes"], "--submit: takes no value"),
         (["--mem", "1G", "--mem", "2G"], "--mem 2G: given twice; keep one"),
@@ -160,7 +172,7 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     (problem,) = problems(*DDP, *SIZE, run=tmp_path / "file" / "run")
     assert problem.endswith("cannot be used: Not a directory; give another one")
     (problem,) = problems(*DDP, *SIZE, run=tmp_path / "a\nb")
-    assert problem.endswith("a\\nb: a folder's name must be on one line")
+    assert problem.endswith('a\\nb" (--run.dir): must be on one line, without control characters')
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "run.json").touch()
     (problem,) = problems(*DDP, *SIZE, "--run.fresh", run=tmp_path / "old")
@@ -175,6 +187,52 @@ def test_a_setup_file_comes_first_and_must_be_bash(tmp_path: Path) -> None:
     setup.write_text("if true; then\n")
     (problem,) = problems(*DDP, *SIZE, "--setup", str(setup), run=tmp_path / "run")
     assert problem.startswith("--setup: the script is not one that bash can read: ")
+
+
+@pytest.mark.parametrize(
+    ("commands", "problem"),
+    [
+        ("cat <<END > file\nmodule load cuda\n", "here-document"),
+        ("start() {\n", "is not one that bash can read"),
+        ("export A='b\n", "is not one that bash can read"),
+        ("module load cuda\r\n", ":1: lines end as on Windows; save it with LF"),
+        ("module load cuda\nexport A=\x1b[31m\n", ":2: control character '\\x1b'"),
+        ("#" * 300_000, "is over 256 KiB; let it call a script of yours"),
+        ("\ud800", "cannot be read: 'utf-8' codec can't decode"),
+    ],
+)
+def test_a_setup_file_leaves_nothing_open(commands: str, problem: str, tmp_path: Path) -> None:
+    setup = tmp_path / "setup.sh"
+    setup.write_text(commands, errors="surrogatepass")
+    (found,) = problems(*DDP, *SIZE, "--setup", str(setup), run=tmp_path / "run")
+    assert problem in found
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_setup_is_a_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for file in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        (found,) = problems(*DDP, *SIZE, "--setup", str(file), run=tmp_path / "run")
+        assert found == f"--setup {file}: is not a regular file; save the commands in one"
+
+
+@pytest.mark.parametrize(
+    ("commands", "code", "said"),
+    [
+        ("export A=1", 0, "went on with 1\n"),
+        ("exit 0", 1, ""),
+        ("export A=2; set -eu", 0, "went on with 2\n"),
+        ("trap 'echo bye' EXIT; A=3", 0, "went on with 3\nbye\n"),
+    ],
+)
+def test_a_job_goes_on_after_its_setup_or_fails(commands: str, code: int, said: str, tmp_path: Path) -> None:
+    setup = tmp_path / "setup.sh"
+    setup.write_text(commands)
+    script = text(planned(*DDP, *SIZE, "--setup", str(setup), run=tmp_path / "run"))
+    begun = script[script.index("trap 'echo") : script.index("export PYTHONPATH")]
+    done = subprocess.run(["bash", "-c", f"{begun}\nfalse\necho went on with $A"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, said)
+    assert ("the commands of --setup ended the job" in done.stderr) is bool(code)
 
 
 def test_a_job_keeps_the_configuration_that_it_was_written_with(tmp_path: Path) -> None:
