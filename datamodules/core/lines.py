@@ -4,6 +4,7 @@ Every reader yields the documents of a stretch [start, stop) of bytes; stretches
 once. A fault names the file, the line, the value and a fix.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -11,12 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-import ijson
-
 from datamodules.core.account import Account
 from datamodules.core.errors import DataError
 from datamodules.core.opening import (
-    BOM,
     HEAD_BYTES,
     MAX_LINE_BYTES,
     is_compressed,
@@ -29,6 +27,9 @@ from datamodules.core.opening import (
 )
 
 MAX_DOCUMENT_BYTES = 256 << 20
+COUNTED_AGAIN = 64 << 20  # bytes before a stretch whose lines are counted to name one that is left out
+DECODER = json.JSONDecoder()
+SPACE = re.compile(r"[ \t\r\n]*")
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")
 Bounds = Literal["blank_line", "line", "file"]
 
@@ -51,6 +52,8 @@ class Records:
         """Name the record that was read last, as file:line or by its number in an array."""
         if self.item:
             return f"{path}: record {self.item}"
+        if self.skip_bad and self.first_offset > COUNTED_AGAIN:  # every stretch of a large file would read all before
+            return f"{path}: line {self.line} from byte {self.first_offset}"
         return f"{path}:{lines_before(path, self.first_offset) * (self.first_offset > 0) + self.line}"
 
     def bad(self, place: str, problem: str, fix: str) -> None:
@@ -110,7 +113,7 @@ def is_array(path: Path) -> bool:
     with told_damage(path, 0), open_bytes(path) as stream:
         head = stream.read(HEAD_BYTES)
     look(path, head)
-    return head.removeprefix(BOM).lstrip()[:1] == b"["
+    return head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
 
 
 def read_txt(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
@@ -217,6 +220,7 @@ def json_values(path: Path, start: int, stop: float, records: Records) -> Iterat
         except (ValueError, RecursionError) as error:
             records.account.see()
             problem = f"not JSON ({error}): {line[:60]!r}"
+            problem += ", as lines that end in a bare CR are one" if "\r" in line else ""
             records.bad(
                 records.place(path), problem, "write one JSON object a line, or in a .json file an array of them"
             )
@@ -233,31 +237,80 @@ def array_items(path: Path, records: Records) -> Iterator[Any]:
     """
     records.item = 0
     with told_damage(path, 0), open_bytes(path) as stream:
-        bounded = Bounded(stream, path)
+        items = Items(stream, path)
         try:
-            for item in ijson.items(bounded, "item", use_float=True):
-                records.item, bounded.since = records.item + 1, 0
+            for item in items:
+                records.item += 1
                 records.account.see(item if isinstance(item, dict) else ())
                 yield item
-        except (ijson.JSONError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())[:200]
+        except UnicodeDecodeError as error:
+            reason = f"not UTF-8 (byte 0x{error.object[error.start]:02x})"
+            raise DataError(f"{path}: after record {records.item}: {reason}; convert the file") from None
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", error)
             raise DataError(f"{path}: record {records.item + 1}: not JSON ({reason}); write the file again") from None
 
 
-class Bounded:
-    """A stream that refuses to go on when an item of an array has taken too many bytes."""
+class Items:
+    """The items of a JSON array, read from a stream; of its text there is in memory what one item needs.
+
+    By the reader of JSON lines itself, so that an item is the same in both forms. ijson makes "?" of half a surrogate
+    pair and refuses NaN and long whole numbers.
+    """
 
     def __init__(self, stream: BinaryIO, path: Path) -> None:
-        self.stream, self.path, self.since, self.at_start = stream, path, 0, True
+        self.stream, self.path, self.text, self.at = stream, path, "", 0
+        self.decode = codecs.getincrementaldecoder("utf-8-sig")().decode
 
-    def read(self, size: int) -> bytes:
-        """Read some bytes."""
-        some = self.stream.read(size)
-        if self.at_start and some:
-            some, self.at_start = some.removeprefix(BOM), False
-        self.since += len(some)
-        if self.since > MAX_LINE_BYTES:
+    def __iter__(self) -> Iterator[Any]:
+        self.expect("[")
+        if self.next_mark() == "]":
+            self.at += 1
+        else:
+            yield self.value()
+            while self.expect(",]") == ",":
+                yield self.value()
+        if self.next_mark():
+            raise ValueError("there is more behind the end of the array")
+
+    def grow(self) -> bool:
+        """Read on, twice as far as before while one item takes it; say whether there was more."""
+        held = len(self.text) - self.at
+        if held > MAX_LINE_BYTES:
             raise DataError(
                 f"{self.path}: a record has more than {MAX_LINE_BYTES >> 20} MiB; break it into several records"
             )
-        return some
+        some = self.stream.read(max(HEAD_BYTES, held))
+        self.text, self.at = self.text[self.at :] + self.decode(some, not some), 0
+        return bool(some)
+
+    def next_mark(self) -> str:
+        """Find the next character that is no space; nothing at the end."""
+        while True:
+            self.at = SPACE.match(self.text, self.at).end()
+            if self.at < len(self.text) or not self.grow():
+                return self.text[self.at : self.at + 1]
+
+    def expect(self, marks: str) -> str:
+        """Take one of some characters."""
+        mark = self.next_mark()
+        if not mark or mark not in marks:
+            raise ValueError(f"expected {' or '.join(marks)}, not {mark!r}" if mark else "it is cut off")
+        self.at += 1
+        return mark
+
+    def value(self) -> Any:
+        """Take a value; one that ends where the text does may go on."""
+        self.next_mark()
+        while True:
+            try:
+                value, end = DECODER.raw_decode(self.text, self.at)
+            except ValueError:
+                if not self.grow():
+                    raise
+                continue
+            length = end - self.at
+            is_whole = end < len(self.text) and self.text[end] not in ".eE"  # which go on with a number
+            if is_whole or not self.grow():
+                self.at += length
+                return value

@@ -17,7 +17,7 @@ import pyarrow as pa
 from datamodules.core.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
-MAX_LINE_BYTES = 64 << 20
+MAX_LINE_BYTES = 128 << 20
 HEAD_BYTES = 1 << 16
 POINTER = b"version https://git-lfs.github.com/spec/"
 NOT_DATA = ("__MACOSX/",)  # what macOS adds to archives
@@ -81,9 +81,15 @@ def is_compressed(path: Path) -> bool:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """Open a file for reading what stands in it, decompressed."""
+    """Open a file for reading what stands in it, decompressed.
+
+    Raises:
+        DataError: it is empty, and of a kind that never is.
+    """
     opened = COMPRESSED.get(path.suffix.lower())
-    return path.open("rb") if opened is None else io.BufferedReader(opened(path), HEAD_BYTES)
+    if opened is not None and not path.stat().st_size:
+        raise DataError(f"{path}: is empty, as no compressed file is; copy or compress it again")
+    return path.open("rb", HEAD_BYTES) if opened is None else io.BufferedReader(opened(path), HEAD_BYTES)
 
 
 def lines_from(path: Path, start: int) -> Iterator[tuple[int, bytes]]:
@@ -98,7 +104,7 @@ def lines_from(path: Path, start: int) -> Iterator[tuple[int, bytes]]:
             stream.seek(start - 1)
             offset[0] += len(bounded_line(stream, path, start)) - 1
         else:
-            look(path, stream.peek(HEAD_BYTES)[:HEAD_BYTES])
+            look(path, stream.peek(HEAD_BYTES))
         while line := bounded_line(stream, path, offset[0]):
             yield offset[0], line.removeprefix(BOM).rstrip(b"\r\n") if offset[0] == 0 else line.rstrip(b"\r\n")
             offset[0] += len(line)
@@ -129,6 +135,7 @@ def told_damage(path: Path, offset: list[int] | int) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
+        look_at_packed(path)
         read = offset[0] if isinstance(offset, list) else offset
         reason = str(error).partition("\n")[0]
         raise DataError(
@@ -136,9 +143,30 @@ def told_damage(path: Path, offset: list[int] | int) -> Iterator[None]:
         ) from None
     except OSError as error:
         if error.errno is None:  # bz2 and Arrow raise a bare one for what is damaged
+            look_at_packed(path)
             reason = str(error).partition("\n")[0]
             raise DataError(f"{path}: truncated or damaged ({reason}); copy or compress it again") from None
         raise DataError(f"{path}: cannot be read: {error.strerror}; let it be read") from None
+
+
+def look_at_packed(path: Path) -> None:
+    """Refuse a file with the ending of a compression that is not compressed so, as a git-lfs pointer.
+
+    Raises:
+        DataError: saying what it is.
+    """
+    ending = path.suffix.lower()
+    with path.open("rb") as stream:
+        head = stream.read(HEAD_BYTES)
+    if head.startswith(POINTER):
+        look(path, head)
+    is_a = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None)
+    if ending not in COMPRESSED or not head or is_a == ending:
+        return
+    if is_a is not None:
+        raise DataError(f"{path}: is a {is_a} file by its first bytes; give its name that ending")
+    if b"\0" not in head and head.isascii():
+        raise DataError(f"{path}: is plain text, not compressed; take {ending} off its name")
 
 
 def look(path: Path, head: bytes) -> None:
@@ -153,7 +181,8 @@ def look(path: Path, head: bytes) -> None:
     elif head.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")):
         problem = "is UTF-16 or UTF-32; convert it, as by iconv -f UTF-16 -t UTF-8"
     elif kind := next((ending for magic, ending in MAGIC.items() if head.startswith(magic)), None):
-        problem = f"is a {kind} file by its first bytes; give its name that ending"
+        office = " (or one of an office program, to be saved as csv)" if kind == ".zip" else ""
+        problem = f"is a {kind} file{office} by its first bytes; give its name that ending"
     elif len(head) > 40 and head.count(0, 0, 2000) > min(len(head), 2000) // 3:
         problem = "is UTF-16 without a mark, or no text; convert it, as by iconv -f UTF-16LE -t UTF-8"
     elif b"\r" in head.rstrip() and b"\n" not in head:

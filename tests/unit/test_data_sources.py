@@ -217,7 +217,7 @@ BAD_FILES = {
         raw("a.jsonl.gz", gzip.compress(b'{"text": "abc"}\n' * 9000)[:-20]),
         "a.jsonl.gz: truncated or damaged after",
     ),
-    "not gz": (raw("a.txt.gz", b"plain text"), "a.txt.gz: truncated or damaged after 0 bytes"),
+    "not gz": (raw("a.txt.gz", b"plain text"), "a.txt.gz: is plain text, not compressed; take .gz off"),
     "truncated xz": (raw("a.txt.xz", lzma.compress(b"abc " * 9000)[:-20]), "a.txt.xz: truncated or damaged"),
     "no column": (raw("a.csv", b"body,n\na,1\n"), "a.csv: no column 'text', only 'body', 'n'; set data.text_field"),
     "empty csv": (raw("a.csv", b""), "a.csv: is empty; write a header line"),
