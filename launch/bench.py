@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launch.benches import report
 from launch.config.errors import ConfigError, meant
+from launch.config.numbers import is_whole
 from launch.config.overlay import expanded
 from launch.config.resolved import command_shown, flags
 
@@ -123,7 +124,7 @@ def options_of(given: dict[str, str], folder: Path) -> Options:
     problems += [
         f"--{key} {value}: must be a whole number of 1 or more"
         for key, value in [*numbers.items(), *(("threads", value) for value in threads)]
-        if not value.isdecimal() or value == "0"
+        if not is_whole(value) or value == "0"
     ]
     allowed = {"device": ("cpu", "cuda"), "size": ("small", "base", "debug"), "precision": ("fp32", "bf16")}
     chosen = {"device": (device,), "size": sizes, "precision": precisions}

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from launch.config.errors import short
+from launch.config.numbers import is_whole
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.verify import complete_steps, newest_complete, step_folder, verify
 
@@ -23,7 +24,7 @@ def choose(checkpoints: Path, wanted: str | int | None, reads: bool = True) -> P
         if newest is None and any(checkpoints.glob("step_*")):
             raise CheckpointError(f"{checkpoints}: every checkpoint is damaged; delete the folder to start at step 0")
         return newest
-    if isinstance(wanted, int) or (wanted.isdecimal() and len(wanted) < MAX_DIGITS):
+    if isinstance(wanted, int) or (is_whole(wanted) and len(wanted) < MAX_DIGITS):
         folder = step_folder(checkpoints, int(wanted))
     else:
         folder = checkpoints / "best" if wanted == "best" else Path(wanted)
@@ -40,4 +41,4 @@ def choose(checkpoints: Path, wanted: str | int | None, reads: bool = True) -> P
 def step_of(checkpoint: Path | None) -> int:
     """Return the step of a checkpoint by its folder's name."""
     words = checkpoint.name.rpartition("_")[2] if checkpoint else ""
-    return int(words) if words.isdecimal() else 0
+    return int(words) if is_whole(words) else 0

@@ -12,6 +12,7 @@ from launch.claims.arms import Arms, Stopped
 from launch.claims.grid_plan import GridClaim, GridSize, grid_claim
 from launch.claims.plan import Claim, Size, claim_file, probe_claim, tasks_at
 from launch.config.errors import ConfigError, meant
+from launch.config.numbers import is_whole
 from launch.config.overlay import expanded
 from launch.config.resolved import command_shown, flags
 from launch.run import DONE, STOPPED
@@ -162,7 +163,7 @@ def size_of(claim: Claim | GridClaim, given: dict[str, str]) -> tuple[str, Size 
     size = claim.sizes[name]
     if "seeds" in given:
         words = given["seeds"].split(",")
-        if not all(word.strip().isdecimal() for word in words):
+        if not all(is_whole(word.strip()) for word in words):
             raise ConfigError(f"--seeds {given['seeds']}: must be whole numbers with commas, as 1,2,3")
         size = replace(size, seeds={arm: [int(word) for word in words] for arm in size.seeds})
     root = expanded(given["data.root"], "--data.root").resolve() if "data.root" in given else None

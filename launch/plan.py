@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from datamodules.core.packaged import shipped
 from launch.config.errors import ConfigError, short
+from launch.config.numbers import is_whole
 from launch.config.overlay import expanded
 from launch.config.resolved import Resolved, check_ranks, resolve
 from launch.config.rules import ranks_of
@@ -204,7 +205,7 @@ def _flags(words: list[str]) -> tuple[dict[str, str], list[str]]:
 
 def _count(given: dict[str, str], flag: str) -> int | None:
     word = given.get(flag)
-    if word is not None and not (word.isdecimal() and int(word) > 0):
+    if word is not None and not (is_whole(word) and int(word) > 0):
         raise ConfigError(f"{flag} = {short(word)}: expected a whole number above 0")
     return int(word) if word else None
 

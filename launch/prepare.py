@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from launch.config import Resolved, resolve
 from launch.config.errors import ConfigError, one_line
+from launch.config.numbers import is_whole
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
@@ -69,7 +70,7 @@ def own_flags(words: list[str]) -> tuple[list[str], tuple[int, int] | None, bool
         elif word == "--part":
             value = left.pop(0) if left else ""
             number, _, count = value.partition("/")
-            if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            if not (is_whole(number) and is_whole(count) and 1 <= int(number) <= int(count)):
                 raise ConfigError(f"--part {value}: must be I/N with I from 1 to N, as --part 1/4")
             part = (int(number), int(count))
         else:

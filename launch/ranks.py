@@ -4,6 +4,7 @@ import os
 import re
 
 from launch.config.errors import ConfigError
+from launch.config.numbers import is_whole
 from launch.config.tasks import Tasks
 
 PARENT = "TOKAMAK_PARENT"  # set for the processes that Lightning starts on this machine
@@ -48,7 +49,7 @@ def check_environment(strategy: str) -> None:
     """
     for name in (*RANKS, *RANKS.values(), *BY_HAND):
         value = os.environ.get(name, "")
-        if value and not value.isdecimal():
+        if value and not is_whole(value):
             raise ConfigError(f"{name} = {value!r} (environment): expected a whole number; unset it")
     if strategy != "single":
         return
@@ -116,10 +117,10 @@ def check_devices(tasks: Tasks, accelerator: str) -> None:
 def _is_in_step() -> bool:
     """Tell whether srun started this process: batch scripts and shells have numbers of their own kind or none."""
     step = os.environ.get("SLURM_STEP_ID", "")
-    return step.isdecimal() and int(step) < FIRST_SPECIAL_STEP
+    return is_whole(step) and int(step) < FIRST_SPECIAL_STEP
 
 
 def number_in(name: str) -> int:
     """Return the whole number that a variable of the environment holds, 0 if it holds none."""
     value = os.environ.get(name, "")
-    return int(value) if value.isdecimal() else 0
+    return int(value) if is_whole(value) else 0

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.config.errors import ConfigError, short
+from launch.config.numbers import is_whole
 from launch.config.read import DEFAULT, Entry, Key, Table, read_file
 from launch.config.resolved import CONFIG, NEXT_CONFIG, RUN_FILE, Resolved
 from launch.config.show import scalar
@@ -169,7 +170,7 @@ class RunFolder:
     def newest_step(self) -> int:
         """Return the step of the newest checkpoint, 0 if there is none; it is not read."""
         names = [folder.name.removeprefix("step_") for folder in self.checkpoints.glob("step_*")]
-        return max((int(name) for name in names if name.isdecimal() and self.holds(int(name))), default=0)
+        return max((int(name) for name in names if is_whole(name) and self.holds(int(name))), default=0)
 
     def forget_holder(self, is_over: Callable[[str], bool]) -> None:
         """Unlock the folder if the lock names another job and that one is over: it may have died on another host."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from datamodules.core.addresses import address_problem
 from launch.config.errors import one_line
+from launch.config.numbers import is_whole
 from launch.config.overlay import nested, under
 from launch.config.parts import Parts
 from launch.config.read import DEFAULT, Entry, Key, Table
@@ -180,7 +181,7 @@ def count_of(devices: Any) -> int | None:
     """Return how many devices a value names: a number, also as text, or a list; None for words such as `auto`."""
     if isinstance(devices, list):
         return len(devices)
-    return int(devices) if isinstance(devices, int) or (isinstance(devices, str) and devices.isdecimal()) else None
+    return int(devices) if isinstance(devices, int) or (isinstance(devices, str) and is_whole(devices)) else None
 
 
 def ranks_of(table: Table) -> Entry | None:

@@ -8,6 +8,7 @@ import subprocess
 from contextlib import suppress
 
 from launch.config.errors import HostError
+from launch.config.numbers import is_whole
 
 PORTS = range(20000, 32000)  # below those that kernels give away by themselves
 SCONTROL_SECONDS = 20
@@ -39,7 +40,7 @@ def settle_place() -> None:
     if not given:
         os.environ["MASTER_ADDR"] = node_address()
     port = os.environ.setdefault("MASTER_PORT", str(PORTS[_first_port()]))
-    if not (port.isdecimal() and 0 < int(port) < 65536):
+    if not (is_whole(port) and 0 < int(port) < 65536):
         raise HostError(f"MASTER_PORT = {port!r} (environment): expected a number from 1 to 65535")
 
 
