@@ -1,4 +1,4 @@
-"""Which files of a folder are data, and of which part (train, validation, test) they are.
+"""Which files of a folder, or of a pattern, are data, and which of them a split reads.
 
 One rule for all: files of known endings are read, in the order of their paths. Hidden ones, caches, indices and what
 describes a data set are passed over; links are followed, each file is read once. A folder with parts, as `datasets`
@@ -7,32 +7,31 @@ saves it or as the hub names them, gives the part that is wanted.
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from datamodules.core.errors import DataError
 from datamodules.core.formats import endings, format_of
+from datamodules.core.lines import is_one_object
 from datamodules.core.opening import kind_of
+from datamodules.core.parts import (
+    PART_WORDS,
+    WANTED,
+    Parts,
+    declared_patterns,
+    declared_splits,
+    parts_by_name,
+)
 
-PART_WORDS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-PART_OF = {word: part for part, words in PART_WORDS.items() for word in words}
-WANTED = {"train": "train", "val": "validation", "test": "test", "predict": "test"}  # the part of each split
-SHARD = re.compile(r"[-_.]?\d+([-_.]of[-_.]\d+)?$")
 NEVER = {
     "a cache": ("cache-*.arrow", "*.lock", "*.incomplete"),
     "an index": ("indices.arrow", "*.idx", "*.index", "*.index.json", "index.json"),
     "a description": ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "README*"),
 }
+NOT_ENTERED = ("__MACOSX", "_temporary")  # what macOS adds to archives, and what Spark has not finished
+NAMED_BY_ALL = "of the files that the pattern fits are named as the part {}, and are read too"
 
 
 @dataclass
@@ -40,12 +39,14 @@ class Located:
     """Files of a source, and those of its folder that are passed over, by reason.
 
     `part` is the part of the folder that the files are, and `parts` are all that it has; empty where it has none.
+    `notes` says in words what else there is to tell, with numbers.
     """
 
     files: tuple[Path, ...]
     passed_over: dict[str, list[Path]] = field(default_factory=dict)
     part: str = ""
     parts: tuple[str, ...] = ()
+    notes: dict[str, int] = field(default_factory=dict)
 
     def pass_over(self, reason: str, path: Path) -> None:
         """Note a file that is not read."""
@@ -59,106 +60,103 @@ def files_of_folder(folder: Path, split: str) -> Located:
         DataError: there are none, or which part is meant cannot be told.
     """
     found = Located(())
-    by_part: dict[str, list[Path]] = declared(folder, found)
-    if not by_part:
-        for path in walked(folder, found):
-            by_part.setdefault(part_of(path, folder), []).append(path)
-    files = [path for paths in by_part.values() for path in paths]
-    if not files:
+    by_part, is_declared = declared(folder, found), True
+    if by_part is None:
+        by_part, is_declared = parts_by_name([*walked(folder, found)], folder), False
+    if not any(by_part.values()):
         raise DataError(
             f"{folder}: holds no file that ends in {endings()}{passed(found)}; name another folder, a file or a pattern"
         )
-    found.parts = tuple(part for part in PART_WORDS if part in by_part)
-    if found.parts and [*by_part] != [""]:
-        found.part = chosen_part(folder, split, by_part, found.parts)
-        for part, paths in by_part.items():
-            for path in paths if part != found.part else ():
-                found.pass_over(f"of the part {part}" if part else "of no part", path)
-        files = by_part[found.part]
-    found.files = tuple(sorted(files))
+    found.parts = tuple(part for part in PART_WORDS if by_part.get(part))
+    if found.parts or is_declared:
+        found.part = chosen_part(folder, split, by_part)
+    for part, paths in by_part.items():
+        for path in paths if part != found.part else ():
+            found.pass_over(f"of the part {part}" if part else "of no part", path)
+    found.files = tuple(sorted(by_part[found.part]))
     return found
 
 
-def chosen_part(folder: Path, split: str, by_part: dict[str, list[Path]], parts: tuple[str, ...]) -> str:
-    """Choose the part of a folder for a split; one that is alone serves for every evaluation.
+def files_of_pattern(pattern: str, matches: list[Path]) -> Located:
+    """Choose among the files that a pattern fits, as among those of a folder, but whatever part they are.
 
     Raises:
-        DataError: there is none for it.
+        DataError: none is left, or one is of a kind that no reader is for.
     """
-    wanted = WANTED[split]
-    others = [part for part in by_part if part not in PART_OF]  # as splits of a saved data set may be called
-    if wanted in by_part and not (wanted == "train" and "" in by_part and len(parts) == 1):
-        return wanted
-    if wanted != "train" and len(by_part) == 1:
-        return next(iter(by_part))
-    if parts == ("train",) and wanted == "train":
+    fixed = next((number for number, name in enumerate(Path(pattern).parts) if any(it in name for it in "*?[")), 0)
+    found, files, seen = Located(()), [], set[tuple[int, int]]()
+    for path in sorted(matches):
+        below = path.parts[fixed:]
+        of_state = files_of_state(path.parent)
+        reason = "hidden" if any(map(is_hidden, below)) else reason_against(path, of_state, seen)
+        if reason in ("of another kind", "no regular file"):
+            readable(path)
+        if reason:
+            found.pass_over(reason, path)
+        else:
+            files.append(path)
+    if not files:
+        raise DataError(f"{pattern}: no file that it fits is data{passed(found)}; correct it")
+    by_part = parts_by_name(files, Path(*Path(pattern).parts[:fixed]))
+    for part in ("validation", "test"):
+        if len(by_part) > 1 and part in by_part:
+            found.notes[NAMED_BY_ALL.format(part)] = len(by_part[part])
+    found.files = tuple(files)
+    return found
+
+
+def chosen_part(folder: Path, split: str, by_part: Parts) -> str:
+    """Choose the part of a folder for a split: the one of its name.
+
+    Files of no part train where there is no training part, and they are as many as the others; so does a split of any
+    name that is alone. What is alone serves for every evaluation.
+
+    Raises:
+        DataError: there is none for it, or there are more files of no part than of one.
+    """
+    wanted, others = WANTED[split], len(by_part.get("", ()))
+    is_most = others >= sum(map(len, by_part.values())) - others
+    if wanted == "train" and is_most and by_part.get("train"):
         raise DataError(
             f"{folder}: {by_part['train'][0].name} is named as the training part, {by_part[''][0].name} as none; "
             "name the files, or give a pattern"
         )
-    shown = ", ".join(f"{part or 'no part'} ({paths[0].name})" for part, paths in by_part.items())
-    known = f"; its splits are {', '.join(others)}" if any(others) else ""
+    if by_part.get(wanted):
+        return wanted
+    if wanted == "train" and is_most:
+        return ""
+    if len(by_part) == 1 and (wanted != "train" or not {*by_part} & {*PART_WORDS}):
+        return next(iter(by_part))
+    shown = ", ".join(f"{part or 'no part'} ({paths[0].name})" for part, paths in by_part.items() if paths)
+    splits = [part for part in by_part if part not in PART_WORDS]  # as those of a saved data set may be called
+    known = f"; its splits are {', '.join(splits)}" if any(splits) else ""
     raise DataError(f"{folder}: has no part for {wanted}, only {shown}{known}; name the files that are meant")
 
 
-def declared(folder: Path, found: Located) -> dict[str, list[Path]]:
+def declared(folder: Path, found: Located) -> Parts | None:
     """Read the parts that a folder declares: in dataset_dict.json, or in the YAML of a README as on the hub.
 
     Raises:
-        DataError: what declares them is damaged.
+        DataError: what declares them is damaged, or nothing is there of what it names.
     """
-    splits = folder / "dataset_dict.json"
-    if splits.is_file():
-        try:
-            names = [str(name) for name in json.loads(splits.read_text(encoding="utf-8"))["splits"]]
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{splits}: does not name the splits of a data set; save it again") from None
-        return {PART_OF.get(name.lower(), name): [*walked(folder / name, found)] for name in names}
+    splits = declared_splits(folder)
+    if splits is not None:
+        return {part: [*walked(path, found)] for part, path in splits.items()}
     patterns = declared_patterns(folder)
     if not patterns:
-        return {}
+        return None
     paths = [*walked(folder, found)]
-    by_part: dict[str, list[Path]] = {}
+    by_part: Parts = {}
     for part, pattern in patterns:
         fitting = [path for path in paths if fnmatch(path.relative_to(folder).as_posix(), pattern)]
         if not fitting:
-            raise DataError(
-                f"{folder / 'README.md'}: no file is {pattern!r}, which it names; download the folder again"
-            )
-        by_part.setdefault(PART_OF.get(part.lower(), part), []).extend(fitting)
+            raise DataError(f"{folder / 'README.md'}: no file is {pattern!r}, which it names; name the files")
+        for known, some in (parts_by_name(fitting, folder) if not part else {part: fitting}).items():
+            by_part.setdefault(known, []).extend(path for path in some if path not in by_part.get(known, ()))
     for path in paths:
         if not any(path in some for some in by_part.values()):
             found.pass_over("not named in README.md", path)
     return by_part
-
-
-def declared_patterns(folder: Path) -> list[tuple[str, str]]:
-    """Read (part, pattern) from the YAML in front of a README.md.
-
-    Raises:
-        DataError: it declares several configurations.
-    """
-    readme = folder / "README.md"
-    try:
-        text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-        head = yaml.safe_load(text.split("\n---", 1)[0].removeprefix("---")) if text.startswith("---") else None
-        configs = [it for it in head["configs"] if it.get("data_files")] if head and head.get("configs") else []
-    except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError):
-        return []
-    if len(configs) > 1:
-        default = [it for it in configs if it.get("default") or it.get("config_name") == "default"]
-        if len(default) != 1:
-            names = ", ".join(str(it.get("config_name")) for it in configs)
-            raise DataError(f"{readme}: declares several data sets ({names}); name the files of one")
-        configs = default
-    return list(patterns_of(configs[0]["data_files"])) if configs else []
-
-
-def patterns_of(declared: Any) -> Iterator[tuple[str, str]]:
-    """Yield (part, pattern) of `data_files`, which may be a pattern, a list of them, or entries with a split."""
-    for entry in declared if isinstance(declared, list) else [declared]:
-        part, paths = (entry.get("split", "train"), entry.get("path")) if isinstance(entry, dict) else ("train", entry)
-        yield from ((str(part), str(path)) for path in (paths if isinstance(paths, list) else [paths]))
 
 
 def walked(folder: Path, found: Located) -> Iterator[Path]:
@@ -166,6 +164,7 @@ def walked(folder: Path, found: Located) -> Iterator[Path]:
     seen: set[tuple[int, int]] = set()
     paths = []
     for place, names, files in os.walk(folder, followlinks=True, onerror=refuse_unreadable):
+        names.sort()  # of a folder and a link to it the same one is entered on every machine
         stat = os.stat(place)
         if (stat.st_dev, stat.st_ino) in seen:
             names.clear()
@@ -187,16 +186,18 @@ def reason_against(path: Path, of_state: set[str] | None, seen: set[tuple[int, i
     """Say why a file is not read, nothing if it is; `seen` are the files and folders that were met."""
     if is_hidden(path.name):
         return "hidden"
-    if of_state is not None and path.name not in of_state and kind_of(path) == ".arrow":
-        return "not named in state.json"
     if kind := next((kind for kind, names in NEVER.items() if any(fnmatch(path.name, it) for it in names)), None):
         return kind
     if not path.exists():
         return "a link to nothing"
     if not path.is_file():
         return "no regular file"
+    if of_state is not None and path.name not in of_state and kind_of(path) == ".arrow":
+        return "not named in state.json"
     if format_of(path) is None:
         return "of another kind"
+    if is_one_object(path):
+        return "one JSON object, and no records"
     stat = path.stat()
     if (stat.st_dev, stat.st_ino) in seen:
         return "the same file again"
@@ -226,23 +227,20 @@ def files_of_state(folder: Path) -> set[str] | None:
     return names
 
 
-def part_of(path: Path, folder: Path) -> str:
-    """Tell of which part a file is by its name or a folder above it; "" for none.
-
-    Of a name the first or the last word counts, without the number of a shard: train-00000-of-00001, my_test, dev.
-    """
-    for above in path.relative_to(folder).parent.parts:
-        if above.lower() in PART_OF:
-            return PART_OF[above.lower()]
-    stem = path.name.lower().split(".")
-    stem = ".".join(stem[: -2 if len(stem) > 2 and f".{stem[-1]}" != kind_of(path) else -1])
-    words = re.split(r"[.]" if kind_of(path) == ".txt" else r"[-_. ]", SHARD.sub("", stem))
-    return PART_OF.get(words[-1]) or PART_OF.get(words[0]) or ""
+def readable(path: Path) -> Path:
+    """Refuse what is no regular file, as a pipe or a device, or of a kind that no reader is for."""
+    if not path.is_file():
+        raise DataError(f"{path}: is no regular file; copy the text into one")
+    if format_of(path) is None:
+        raise DataError(
+            f"{path}: files ending in {path.suffix or 'nothing'!r} are not supported; convert to {endings()}"
+        )
+    return path
 
 
 def is_hidden(name: str) -> bool:
     """Say whether a file or folder is none that somebody wrote as data."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in NOT_ENTERED
 
 
 def refuse_unreadable(error: OSError) -> None:

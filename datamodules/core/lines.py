@@ -110,10 +110,28 @@ def is_array(path: Path) -> bool:
     """Say whether a .json file holds one array, and not one object a line."""
     if kind_of(path) != ".json":
         return False
-    with told_damage(path, 0), open_bytes(path) as stream:
-        head = stream.read(HEAD_BYTES)
+    head = head_of(path)
     look(path, head)
     return head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+
+
+def is_one_object(path: Path) -> bool:
+    """Say whether a .json file holds one object over several lines, as what describes something does."""
+    if kind_of(path) != ".json":
+        return False
+    try:
+        lines = head_of(path).removeprefix(codecs.BOM_UTF8).lstrip().splitlines()
+    except DataError:
+        return False  # whoever reads it will tell
+    return len(lines) > 1 and (
+        lines[0].rstrip() == b"{" or re.fullmatch(rb'\{\s*"[^"]*":.*[,{\[]\s*', lines[0]) is not None
+    )
+
+
+def head_of(path: Path) -> bytes:
+    """Read the beginning of a file."""
+    with told_damage(path, 0), open_bytes(path) as stream:
+        return stream.read(HEAD_BYTES)
 
 
 def read_txt(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:

@@ -75,6 +75,12 @@ def kind_of(path: Path) -> str:
     return Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
 
 
+def stem_of(path: Path) -> str:
+    """Give the name of a file without its endings."""
+    name = Path(path.name)
+    return Path(name.stem).stem if name.suffix.lower() in COMPRESSED else name.stem
+
+
 def is_compressed(path: Path) -> bool:
     """Say whether a file can be read from its beginning alone."""
     return path.suffix.lower() in COMPRESSED

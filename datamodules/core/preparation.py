@@ -138,8 +138,8 @@ class Preparation:
     def source(self, split: str) -> Source | None:
         """Find the text of a split; None when there is none."""
         name, train, share = self.sources[split], self.sources["train"], (0.0, 1.0)
-        has_own = has_part(train, split)
-        own_splits = self.streaming or train == EMBEDDED or has_part(train, "val")
+        has_own = has_part(train, split, self.found)
+        own_splits = self.streaming or train == EMBEDDED or has_part(train, "val", self.found)
         held_out = self.sources["val"] is None and not own_splits and self.validation_fraction > 0
         if name is None and (train == EMBEDDED or has_own or (split == "val" and held_out)):
             name = train

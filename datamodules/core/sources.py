@@ -7,8 +7,9 @@ depend on the files alone, so any number of processes and machines makes the sam
 import glob
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import NamedTuple
 
 from datamodules.core.addresses import address_problem
 from datamodules.core.errors import DataError
-from datamodules.core.folders import WANTED, Located, files_of_folder
-from datamodules.core.formats import endings, format_of
+from datamodules.core.folders import Located, files_of_folder, files_of_pattern, readable
+from datamodules.core.formats import format_of
 from datamodules.core.lines import Bounds, Records
 from datamodules.core.opening import kind_of, open_bytes, told_damage
+from datamodules.core.parts import WANTED
 from datamodules.core.publishing import sha256_of, write_atomically
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -127,16 +129,16 @@ def find(name: str, split: str) -> Located:
     if path.exists():
         return Located((readable(path),))
     if glob.has_magic(name):
-        found = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
-        if not found:
+        matches = [Path(match) for match in glob.iglob(str(path), recursive=True) if os.path.isfile(match)]
+        if not matches:
             raise DataError(f"{name}: no file matches this pattern (seen from {Path.cwd()}); correct it or its folder")
-        return Located(tuple(map(readable, found)))
+        return files_of_pattern(str(path), matches)
     if not is_hub_name(name):
         raise DataError(f"{name}: no such file (seen from {Path.cwd()}); correct the path")
     return Located(hub_files(name, **HUB_NAME.fullmatch(name).groupdict()))
 
 
-def has_part(name: str, split: str) -> bool:
+def has_part(name: str, split: str, find: Callable[[str, str], Located] = find) -> bool:
     """Say whether a source is a folder that has a part for a split of its own."""
     return name != EMBEDDED and local(name).is_dir() and WANTED[split] in find(name, "train").parts
 
@@ -160,17 +162,6 @@ def is_hub_name(name: str) -> bool:
     path = local(name)
     is_local = name == EMBEDDED or path.exists() or glob.has_magic(name) or format_of(path) is not None
     return not is_local and HUB_NAME.fullmatch(name) is not None
-
-
-def readable(path: Path) -> Path:
-    """Refuse what is no regular file, as a pipe or a device, or of a kind that no reader is for."""
-    if not path.is_file():
-        raise DataError(f"{path}: is no regular file; copy the text into one")
-    if format_of(path) is None:
-        raise DataError(
-            f"{path}: files ending in {path.suffix or 'nothing'!r} are not supported; convert to {endings()}"
-        )
-    return path
 
 
 @lru_cache  # asked for several times, and each time goes to the network

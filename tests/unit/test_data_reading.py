@@ -285,18 +285,76 @@ def test_a_folder_with_parts_gives_each_split_its_own(tmp_path: Path, files: lis
     assert sum(map(len, find(str(tmp_path), "train").passed_over.values())) == 2
 
 
-def test_parts_that_do_not_tell_are_refused(tmp_path: Path) -> None:
-    write(tmp_path / "test.jsonl")
-    with pytest.raises(DataError, match=r"has no part for train, only test \(test\.jsonl\); name the files"):
-        locate(str(tmp_path), "train")
-    assert names(tmp_path, "val") == ["test.jsonl"], "one alone serves where it is named"
-    write(tmp_path / "more.jsonl")
-    with pytest.raises(DataError, match=r"has no part for train, only no part \(more\.jsonl\), test"):
-        locate(str(tmp_path), "train")
-    (tmp_path / "test.jsonl").unlink()
-    write(tmp_path / "train.jsonl")
-    with pytest.raises(DataError, match=r"train\.jsonl is named as the training part, more\.jsonl as none"):
-        locate(str(tmp_path), "train")
+@pytest.mark.parametrize(
+    ("files", "train", "validation", "test"),
+    [
+        ("snli_1.0_train.jsonl snli_1.0_dev.jsonl snli_1.0_test.jsonl", [0], [1], [2]),
+        ("en_train_full.jsonl en_dev_full.jsonl en_test_full.jsonl", [0], [1], [2]),
+        ("train2017/a.jsonl val2017/a.jsonl test2017/a.jsonl", [0], [1], [2]),
+        ("mnli_train/a.jsonl mnli_dev/a.jsonl mnli_test/a.jsonl", [0], [1], [2]),
+        ("default/train/0000.parquet default/validation/0000.parquet default/test/0000.parquet", [0], [1], [2]),
+        ("train.jsonl.gz Validation.JSON test.csv", [0], [1], [2]),
+        ("train.csv test.csv sample_submission.csv", [0], None, [1]),
+        ("train-00000-of-00002.parquet train-00001-of-00002.parquet validation_matched-00000-of-00001.parquet", [0, 1],
+         None, None),
+        ("train-00000-of-00001.parquet unsupervised-00000-of-00001.parquet test-00000-of-00001.parquet", [0], None,
+         [2]),
+        ("a.txt b.txt how_to_test_code.txt training.txt", None, None, None),
+        ("a.txt b.txt how_to_test_code.txt the_train_station.txt", [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]),
+        ("a.txt b.txt c.txt eval.txt testing.txt", [0, 1, 2], None, [3, 4]),
+        ("more.jsonl test.jsonl", [0], None, [1]),
+        ("test.jsonl", None, [0], [0]),
+        ("train.jsonl more.jsonl", None, None, None),
+        ("train.jsonl dev.jsonl more.jsonl most.jsonl", None, [1], None),
+        ("one.jsonl test.jsonl test2.jsonl", None, None, [1, 2]),
+    ],
+)  # fmt: skip
+def test_parts_by_their_names(
+    tmp_path: Path, files: str, train: list[int] | None, validation: list[int] | None, test: list[int] | None
+) -> None:
+    for name in (written := files.split()):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    for split, places in (("train", train), ("val", validation), ("test", test)):
+        if places is not None:
+            assert names(tmp_path, split) == sorted((written[place] for place in places), key=Path), split
+            found = find(str(tmp_path), split)
+            assert len(found.files) + sum(map(len, found.passed_over.values())) == len(written)
+        else:
+            with pytest.raises(DataError, match=r"has no part for|is named as the training part, .* as none"):
+                find(str(tmp_path), split)
+
+
+def test_a_pattern_takes_what_it_fits_but_nothing_twice(tmp_path: Path) -> None:
+    files = ("train.jsonl", "test.jsonl", "cache-1.arrow", "__MACOSX/a.jsonl", ".hid/a.jsonl", "README.md", "c.json")
+    for name in files:
+        write(tmp_path / name)
+    (tmp_path / "c.json").write_text('{\n  "version": 1\n}\n')
+    (tmp_path / "loop").symlink_to(tmp_path)
+    found = find(f"{tmp_path}/**/*.jsonl", "train")
+    assert [path.name for path in found.files] == ["test.jsonl", "train.jsonl"]
+    assert found.notes == {"of the files that the pattern fits are named as the part test, and are read too": 1}
+    assert {"hidden", "the same file again"} == found.passed_over.keys()
+    found = find(f"{tmp_path}/*", "train")
+    assert [path.name for path in found.files] == ["test.jsonl", "train.jsonl"]
+    assert found.passed_over.keys() == {"a cache", "a description", "one JSON object, and no records"}
+    assert find(f"{tmp_path}/test*", "train").notes == {}
+    with pytest.raises(DataError, match=r"cache-\*: no file that it fits is data \(passed over: 1 a cache \(cache-1"):
+        find(f"{tmp_path}/cache-*", "train")
+    (tmp_path / "a.bin").touch()
+    with pytest.raises(DataError, match=r"a\.bin: files ending in '\.bin' are not supported"):
+        find(f"{tmp_path}/*", "train")
+
+
+def test_what_describes_a_folder_is_no_data(tmp_path: Path) -> None:
+    for number, text in enumerate(
+        ('{\n  "version": 1\n}\n', '{"a": [\n1]}', '{ "a": {\n"b": 1}}', '\ufeff{\r\n"a": 1}')
+    ):
+        (tmp_path / f"{number}.json").write_text(text)
+    for name, text in (("l.json", '{"text": "a"}\n{"text": "b"}'), ("m.json", '[{\n"text": "a"}]'), ("n.json", "{}")):
+        (tmp_path / name).write_text(text)
+    assert names(tmp_path) == ["l.json", "m.json", "n.json"]
+    assert len(find(str(tmp_path), "train").passed_over["one JSON object, and no records"]) == 4
 
 
 def test_a_readme_of_the_hub_names_the_files(tmp_path: Path) -> None:
@@ -311,9 +369,29 @@ def test_a_readme_of_the_hub_names_the_files(tmp_path: Path) -> None:
     assert [path.name for path in find(str(tmp_path), "train").passed_over["not named in README.md"]] == ["other.jsonl"]
     readme.write_text(f"---\n{head}{others}---\n")
     assert names(tmp_path) == ["one/a.jsonl"], "the default one"
+    readme.write_text("---\nconfigs:\n- data_files:\n    train: one/a.jsonl\n    test: [one/b.jsonl]\n---\n")
+    assert names(tmp_path) == ["one/a.jsonl"] and names(tmp_path, "test") == ["one/b.jsonl"], "patterns by split"
+    readme.write_text("---\nconfigs:\n- data_dir: ./one\n---\n")
+    assert names(tmp_path) == ["one/a.jsonl", "one/b.jsonl"]
+    readme.write_text("---\nconfigs:\n- data_files:\n  - split: en\n    path: one/a*\n---\n")
+    assert names(tmp_path) == ["one/a.jsonl"], "one alone of any name"
+    readme.write_text("---\nconfigs:\n- data_files: {en: one/a*, fr: one/b*}\n---\n")
+    with pytest.raises(DataError, match=r"has no part for train, only en .*, fr .*; its splits are en, fr"):
+        locate(str(tmp_path), "train")
     readme.write_text(f"---\nconfigs:\n{others}---\n")
     with pytest.raises(DataError, match=r"README\.md: declares several data sets \(b, c\)"):
         locate(str(tmp_path), "train")
+
+
+def test_splits_of_a_saved_data_set_that_mean_one_part_are_not_joined(tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    whole = Dataset.from_list(ROWS)
+    DatasetDict({"train": whole, "eval": whole, "test": whole}).save_to_disk(tmp_path / "d")
+    assert names(tmp_path / "d", "test") == ["test/data-00000-of-00001.arrow"]
+    DatasetDict({"en": whole, "fr": whole}).save_to_disk(tmp_path / "e")
+    with pytest.raises(DataError, match="its splits are en, fr"):
+        locate(str(tmp_path / "e"), "train")
 
 
 def test_a_saved_data_set_without_its_caches(tmp_path: Path) -> None:
