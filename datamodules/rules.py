@@ -1,6 +1,8 @@
 """Rules between the options of data, checked before anything is built: (keys, complaint about their values or None)."""
 
+import glob
 import os
+from pathlib import Path
 from typing import Any
 
 from datamodules.core import pair_rules
@@ -68,6 +70,44 @@ def streamed(streaming: bool, examples: str, grouping: int, num_workers: int) ->
     return "reads in the training process; set data.num_workers to 0" if num_workers else None
 
 
+PATHS = ("path", "train", "corpus", "queries", "qrels")
+
+
+def missing(source: Any, root: str | None = None) -> str | None:
+    """Say which file, folder or pattern of a source leads nowhere; the hub is not asked for what may be a name of it.
+
+    Args:
+        source: a name, or a mapping with names under some of PATHS.
+        root: the folder in which relative paths are looked up.
+    """
+    from datamodules.core.errors import DataError
+    from datamodules.core.sources import is_hub_name, local
+
+    given = [source] if isinstance(source, str) else [(source or {}).get(key) for key in PATHS]
+    for name in filter(None, given):
+        try:
+            where = str(local(root or os.curdir) / local(name))
+            found = next(glob.iglob(where), None) if glob.has_magic(name) else os.path.exists(where)
+            if not found and not name.startswith("embedded") and not is_hub_name(name):
+                return f"{name}: no such file (seen from {Path(root or os.curdir).absolute()}); correct the path"
+        except (DataError, OSError, ValueError) as error:
+            return str(error)
+    return None
+
+
+def any_missing(sources: dict[str, Any] | None, root: str | None) -> str | None:
+    """Say the same of several sources."""
+    return next(filter(None, (missing(source, root) for source in (sources or {}).values())), None)
+
+
+# What `fit` and `prepare` look for before they import anything heavy.
+SOURCES = [
+    *(((f"data.{key}",), missing) for key in ("validation_source", "predict_source")),
+    (("data.source", "data.validation_source"), lambda source, _: missing(source)),
+    (("data.test_source", "data.labels"), lambda source, _: missing(source)),
+    (("data.source", "data.root"), missing),
+    *(((f"data.{key}", "data.root"), any_missing) for key in ("sources", "validation", "test")),
+]
 RULES = [
     *pair_rules.RULES,
     (("data.sequence_length",), long_enough),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from launch.config import Resolved, resolve
 from launch.config.errors import ConfigError, one_line
 from launch.config.numbers import is_whole
+from launch.config.resolved import look_for_sources
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
@@ -33,6 +34,7 @@ def main(words: list[str]) -> int:
         return 0
     words, part, tokenizer_only = own_flags([word for word in words if word != "--report"])
     resolved = resolve(words)
+    look_for_sources(resolved)
     from datamodules.core.errors import DataError
 
     try:

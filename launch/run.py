@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from launch.config.errors import ConfigError, short
-from launch.config.resolved import Resolved, resolve
+from launch.config.resolved import Resolved, look_for_sources, resolve
 from launch.config.wall_time import seconds_of
 from launch.importing import importing
 from launch.jobs.rendezvous import settle_place
@@ -53,6 +53,8 @@ def main(command: str, words: list[str]) -> int:
 
 def _fit_in_folder(resolved: Resolved, folder: RunFolder) -> int:
     print(*resolved.notes, sep="\n", end="\n" if resolved.notes else "")
+    if folder.finished_at() < resolved.get("trainer.max_steps"):
+        look_for_sources(resolved)
     folder.enter(fresh=bool(resolved.get("run.fresh")))
     try:
         print("".join(f"{line}\n" for line in folder.keep_defaults(resolved)), end="")

@@ -161,7 +161,7 @@ def is_hub_name(name: str) -> bool:
     """Say whether a source is neither embedded nor local, and is written like a dataset of the hub."""
     path = local(name)
     is_local = name == EMBEDDED or path.exists() or glob.has_magic(name) or format_of(path) is not None
-    return not is_local and HUB_NAME.fullmatch(name) is not None
+    return not is_local and not name.startswith(".") and HUB_NAME.fullmatch(name) is not None  # ./texts is a path
 
 
 @lru_cache  # asked for several times, and each time goes to the network

@@ -16,7 +16,7 @@ from launch.config.defaults import start_table
 from launch.config.errors import ConfigError
 from launch.config.parts import Parts
 from launch.config.read import Entry, Key, Table
-from launch.config.rules import broken, ranks_of, rules_for
+from launch.config.rules import broken, missing_sources, ranks_of, rules_for
 from launch.config.show import lines, named
 from launch.config.tasks import JOB, Tasks, lay_tasks
 
@@ -121,6 +121,16 @@ def check_ranks(resolved: Resolved, ranks: int) -> None:
         rules = [rule for rule in rules_for(resolved.parts) if "ranks" in rule[0]]
         if problems := broken(rules, resolved.table, set(), entry):
             raise ConfigError(*problems)
+
+
+def look_for_sources(resolved: Resolved) -> None:
+    """Look for the files that training reads, before anything heavy is imported for it.
+
+    Raises:
+        ConfigError: what is not there.
+    """
+    if problems := missing_sources(resolved.table, resolved.parts):
+        raise ConfigError(*problems)
 
 
 def merge(words: list[str]) -> tuple[Table, list[str], str | None]:

@@ -165,15 +165,20 @@ RULES: list[Rule] = [
 ]
 
 
-def rules_for(parts: Parts) -> list[Rule]:
+def missing_sources(table: Table, parts: Parts) -> list[str]:
+    """Return complaints about files that training would read, from the lists SOURCES in the files rules.py."""
+    return broken(rules_for(parts, "SOURCES"), table, set(), None)
+
+
+def rules_for(parts: Parts, name: str = "RULES") -> list[Rule]:
     """Return the core rules and those in the files rules.py beside the classes of model, data and the rest."""
-    rules, seen = list(RULES), set()
+    rules, seen = list(RULES) if name == "RULES" else [], set()
     for path in parts.paths.values():
         package = path.rpartition(".")[0].rpartition(".")[0]
         file = source_file(f"{package}.rules") if package and not path.startswith(("lightning.", "launch.")) else None
         if file and file not in seen:
             seen.add(file)
-            rules += runpy.run_path(str(file)).get("RULES", [])  # the file alone: its package is not imported
+            rules += runpy.run_path(str(file)).get(name, [])  # the file alone: its package is not imported
     return rules
 
 
