@@ -306,12 +306,12 @@ def run_encoding(cli: "Cli", gate: Gate, name: str) -> None:
 
     from benchmarks.peers.pairs_padded import encode
     from lightning_modules.core.encoders import cut
-    from lightning_modules.core.sentence_folder import Form, write
+    from lightning_modules.core.sentence_folder import write
 
     texts = [text for row in rows(cli, 1 + SENTENCES // BATCH) for text in row][:SENTENCES]
     method, data, folder = cli.model.eval(), cli.datamodule, Path(cli.resolved.run_dir) / "exported"
     network = cut(method.taken(), method.num_layers // (2 if name == "half" else 1))
-    write(network, data.tokenizer, folder, Form(method.pooling, method.width, data.sequence_length, {}))
+    write(network, data.tokenizer, folder, method.form._replace(max_tokens=data.sequence_length))
     model = SentenceTransformer(str(folder), device=gate.device)
     while True:
         gate.step(texts=len(texts))

@@ -119,9 +119,10 @@ class GridArms:
         from transformers import AutoConfig, AutoTokenizer
         from transformers.utils import logging
 
-        from lightning_modules.core.encoder_sources import load_encoder, weights_folder
+        from lightning_modules.core.encoder_sources import load_encoder
         from lightning_modules.core.encoders import bare_network, cut
         from lightning_modules.core.export import save_network
+        from lightning_modules.core.source_files import weights_folder
 
         logging.disable_progress_bar()
         source = weights_folder(self.part.encoder)

@@ -1,20 +1,27 @@
 """Where an encoder comes from: a run of ours, a Hugging Face folder, a hub name, or a package that carries one."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
+from lightning.pytorch.utilities import rank_zero_warn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.peft_utils import find_adapter_config_file
 
-from datamodules.core.packaged import shipped
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
 from lightning_modules.core.checkpoint.verify import complete_steps
-from lightning_modules.core.run_method import kind_of_run, method_of_run
+from lightning_modules.core.run_method import kind_of_run, method_of_run, options_of_run
+from lightning_modules.core.run_prompts import prompts_of
+from lightning_modules.core.same_tokenizer import same_tokenizer
+from lightning_modules.core.sentence_form import Form, keep, kept
+from lightning_modules.core.sentence_reading import MODULES, read, read_head
 from lightning_modules.core.sizes import check_size
+from lightning_modules.core.source_files import sentence_files, weights_folder
 from lightning_modules.core.warm_start import checkpoint_of, load_weights, read_pretrained, readable
 
 ENCODER = "encoder"  # in a run's folder: how the encoder that was taken from elsewhere is built
+HEAD = "model.head."  # names before the weights of what follows pooling, in the checkpoint of a run
 
 
 class TakesEncoder:
@@ -25,11 +32,13 @@ class TakesEncoder:
 
     init_from: str | None
     shape_from: str | None  # how the encoder is built: what a run that goes on has kept, else the source
+    form: Form | None = None  # how its vectors are made, where a method makes some
 
     def use_kept(self, run: Path) -> None:
         """Build the encoder as the run's folder says."""
         if self.init_from and (run / ENCODER / "config.json").is_file():
             self.shape_from = str(run / ENCODER)
+        self.form = kept(run / ENCODER) or self.form
 
     def recall(self, run: Path) -> None:
         """Build the encoder as the run's folder says, where there is no data module to ask."""
@@ -44,32 +53,30 @@ class TakesEncoder:
         if self.goes_on:
             self.use_kept(run)
         super().configure_model()
-        if self.init_from and not self.goes_on and self.trainer.is_global_zero:
-            self.taken().config.save_pretrained(run / ENCODER)
+        if not self.goes_on and self.trainer.is_global_zero:
+            if self.init_from:
+                self.taken().config.save_pretrained(run / ENCODER)
+            if self.form is not None:
+                keep(self.form, run / ENCODER)
 
     def taken(self) -> PreTrainedModel:
         """Return the network that is built like the source."""
         raise TypeError(f"{type(self).__name__} gives no taken()")
 
 
-def weights_folder(source: str) -> str:
-    """Return the Hugging Face folder or hub name behind a source: of an exported ELECTRA it is the discriminator.
-
-    Raises:
-        CheckpointError: a package that is known to carry a model, and is not installed.
-    """
-    try:
-        source = shipped(source)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"model.init_from = {source}: {error}") from None
-    inner = Path(source, "discriminator")
-    return str(inner) if inner.is_dir() else source
-
-
 def encoder_config(
-    source: str, tokenizer: PreTrainedTokenizerBase, families: tuple[str, ...] | None = None
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    families: tuple[str, ...] | None = None,
+    is_its_own: bool = False,
 ) -> PreTrainedConfig:
     """Read how the encoder of a run, a Hugging Face folder or a hub name is built.
+
+    Args:
+        source: where it lies.
+        tokenizer: what texts are read with.
+        families: the ones that can be taken; by default any.
+        is_its_own: the tokenizer was opened there, and need not be compared.
 
     Raises:
         CheckpointError: there is none, it is of another family, or it has another vocabulary than the data.
@@ -83,8 +90,8 @@ def encoder_config(
     heads, width = (getattr(config, name, 1) or 1 for name in ("num_attention_heads", "hidden_size"))
     if not hasattr(config, "head_dim") and width % heads:
         raise CheckpointError(f"model.init_from = {source}: its width {width} cannot be shared by {heads} heads")
-    folder = Path(weights_folder(source)) if checkpoint is None else checkpoint.parents[1] / "tokenizer"
-    same_vocabulary(tokenizer, folder, source)
+    if not is_its_own and Path(source).name != ENCODER:  # what a run has kept has no tokenizer beside it
+        same_tokenizer(tokenizer, tokenizer_of(source), source)
     if len(tokenizer) > config.vocab_size:
         raise CheckpointError(
             f"model.init_from = {source}: knows {config.vocab_size} tokens, the tokenizer has {len(tokenizer)}; "
@@ -94,8 +101,11 @@ def encoder_config(
 
 
 def _config_of_folder(source: str) -> PreTrainedConfig:
+    folder = weights_folder(source)
     with readable(source):
-        return AutoConfig.from_pretrained(weights_folder(source), trust_remote_code=False)
+        if find_adapter_config_file(folder):
+            raise ValueError("it holds an adapter, which is not read; merge it into the network and save that")
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def _config_of_run(run: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
@@ -105,24 +115,72 @@ def _config_of_run(run: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedC
     return method_of_run(run).encoder_config(tokenizer)
 
 
-def same_vocabulary(tokenizer: PreTrainedTokenizerBase, folder: Path, source: str) -> None:
-    """Refuse to read text with other ids than those that the encoder was trained with."""
-    file = folder / "tokenizer.json"
-    if not hasattr(tokenizer, "get_vocab"):  # a plan knows the size of the vocabulary alone
-        return
+def tokenizer_of(source: str) -> str:
+    """Return the folder or hub name with the tokenizer of a source."""
+    checkpoint = checkpoint_of(source)
+    return weights_folder(source) if checkpoint is None else str(checkpoint.parents[1] / "tokenizer")
+
+
+def form_of(source: str, drop: Collection[str] = ()) -> Form | None:
+    """Return how a source makes vectors: a folder of sentence-transformers, or a run; None where it does not say.
+
+    Args:
+        source: a run, a Hugging Face folder or a hub name.
+        drop: modules and settings to leave out, by the names that a refusal calls them.
+
+    Raises:
+        CheckpointError: it does something that is not kept, or has nothing of a name in `drop`.
+    """
+    checkpoint = checkpoint_of(source)
+    folder = sentence_files(source) if checkpoint is None else None
     try:
-        known = Tokenizer.from_file(str(file)).get_vocab() if file.is_file() else tokenizer.get_vocab()
-    except Exception as error:  # of what is wrong with a file, tokenizers raises bare ones
-        raise CheckpointError(f"model.init_from = {source}: {file.name} cannot be read ({error})") from error
-    if known != tokenizer.get_vocab():
-        raise CheckpointError(
-            f"model.init_from = {source}: was trained with another tokenizer; set data.tokenizer to {folder}"
+        form = _form_of_run(checkpoint.parents[1]) if checkpoint is not None else folder and read(folder, drop)
+    except CheckpointError as error:
+        problem = str(error).removeprefix(f"{folder}: ").replace("drop_modules:", "model.drop_modules:")
+        raise CheckpointError(f"model.init_from = {source}: {problem}") from error
+    if drop and folder is None:
+        raise CheckpointError(f"model.drop_modules = {[*drop]}: {source} is no folder of sentence-transformers")
+    above = Path(source).absolute().parent
+    if form is None and Path(source).is_dir() and (above / MODULES).is_file():
+        rank_zero_warn(
+            f"model.init_from = {source}: lies in {above}, whose pooling and prompts are not read; name that"
         )
+    return form
+
+
+def _form_of_run(run: Path) -> Form | None:
+    """Return how a run makes vectors; of one that has not kept it, by its options."""
+    options = options_of_run(run)
+    form = kept(run / ENCODER)
+    if form is None and not isinstance(options["model"].get("pooling"), str):
+        return None
+    data = options.get("data") or {}
+    form = form or Form(options["model"]["pooling"], 0, None, {})
+    lengths = [length for length in (form.max_tokens, data.get("sequence_length")) if length]
+    return form._replace(prompts=form.prompts | prompts_of(data), max_tokens=max(lengths, default=None))
+
+
+def load_head(head: torch.nn.Module, form: Form, source: str) -> None:
+    """Copy the weights of what follows pooling out of a source.
+
+    Raises:
+        CheckpointError: they cannot be read, or do not fit.
+    """
+    checkpoint = checkpoint_of(source)
+    if checkpoint is None:
+        found = read_head(sentence_files(source), form) if form.head else {}
+    else:
+        found = {
+            name.removeprefix(HEAD): weight
+            for name, weight in read_weights(checkpoint).items()
+            if name.startswith(HEAD)
+        }
+    load_weights(head, found, f"model.init_from = {source}")
 
 
 @torch.no_grad()
-def load_encoder(encoder: PreTrainedModel, source: str) -> None:
-    """Copy the encoder's weights out of a run, a Hugging Face folder or a hub name.
+def load_encoder(encoder: PreTrainedModel, source: str) -> list[str]:
+    """Copy the encoder's weights out of a run, a Hugging Face folder or a hub name; returns names that are not taken.
 
     Raises:
         CheckpointError: they cannot be read, or do not fit.
@@ -130,10 +188,39 @@ def load_encoder(encoder: PreTrainedModel, source: str) -> None:
     checkpoint = checkpoint_of(source)
     if checkpoint is None:
         names = {name for name, _ in encoder.named_parameters()}
-        load_weights(encoder, read_pretrained(AutoModel, weights_folder(source), source, names), source)
-        return
+        found, left = read_pretrained(AutoModel, weights_folder(source), source, names)
+        load_weights(encoder, found, source)
+        return left
     weights = read_weights(checkpoint)
     prefixes = kind_of_run(checkpoint.parents[1]).encoder_prefixes
     prefix = next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in weights)), "")
     own = {name.removeprefix(prefix): weight for name, weight in weights.items() if prefix and name.startswith(prefix)}
     load_weights(encoder, own, source)
+    return sorted(weights.keys() - {prefix + name for name in own})
+
+
+def said_of_vectors(source: str) -> list[str]:
+    """Say what a source tells of vectors, for who takes its encoder alone."""
+    try:
+        form = form_of(source)
+    except CheckpointError as error:
+        return [str(error).removeprefix(f"model.init_from = {source}: ").partition(", which is not kept")[0]]
+    if form is None:
+        return []
+    prompts = [f"prompts ({', '.join(form.prompts)})"] if any(form.prompts.values()) else []
+    return [f"pooling by {form.pooled}", *map(str, form.head), *prompts]
+
+
+def tell_left(source: str, left: list[str], what: Collection[str] = ()) -> None:
+    """Say what of a source is not taken.
+
+    Args:
+        source: what the user calls it.
+        left: weights by their names.
+        what: anything else, in words.
+    """
+    groups = dict.fromkeys(".".join(name.split(".")[:2]) for name in left)
+    names = f"{', '.join([*groups][:4])}{', ...' if len(groups) > 4 else ''}"
+    words = [*what, *([f"{len(left)} weights ({names})"] if left else [])]
+    if words:
+        rank_zero_warn(f"model.init_from = {source}: not taken: {'; '.join(words)}")

@@ -1,9 +1,10 @@
 """Folders that sentence-transformers opens: an encoder, how its tokens become one vector, and how that is cut.
 
 They are written in the words of its version 3, which later ones read too, and name stock modules alone: Transformer,
-Pooling, Dense for a cut, Normalize. The one stock way to cut before the vector is scaled to length one is a Dense layer
-without bias or activation whose weight is the first rows of the identity: each coordinate is multiplied by one, and
-added to zeros. (`truncate_dim` of a folder's configuration cuts after the last module, so what comes out is shorter.)
+Pooling, what the encoder began with behind it, Dense for a cut, Normalize. The one stock way to cut before the vector
+is scaled to length one is a Dense layer without bias or activation whose weight is the first rows of the identity: each
+coordinate is multiplied by one, and added to zeros. (`truncate_dim` of a folder's configuration cuts after the last
+module, so what comes out is shorter.)
 
 Shape suffixes: M texts, D coordinates.
 """
@@ -12,29 +13,22 @@ import copy
 import filecmp
 import json
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 import transformers
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.export import save_network, without_pooler
+from lightning_modules.core.sentence_form import Form, Layer, width_after
+from lightning_modules.core.sentence_reading import LEGACY, MODULES, NAMES, read
 
-POOLERS = {
-    "cls": "pooling_mode_cls_token",
-    "mean": "pooling_mode_mean_tokens",
-    "last": "pooling_mode_lasttoken",
-    "weighted_mean": "pooling_mode_weightedmean_tokens",
-}
-OTHER_POOLERS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens")
 PADDING = ("pad_token", "eos_token", "unk_token", "bos_token")  # what can stand where nothing looks
 GENERAL_TOKENIZER = "TokenizersBackend", "PreTrainedTokenizerFast"  # how transformers 5 and 4 call the same
 AS_TRAINED = {
@@ -42,22 +36,17 @@ AS_TRAINED = {
     "split_special_tokens": True,
     "model_input_names": ["input_ids", "attention_mask"],
 }
-POOLING, DENSE = "1_Pooling", "2_Dense"
+DENSE = ("in_features", "out_features", "bias", "activation", "use_residual")
 LARGEST_DIFFERENCE = 1e-5  # between vectors of length one
 
 
-class Form(NamedTuple):
-    """What a folder says besides the network and the tokenizer."""
-
-    pooling: str
-    dim: int  # width of the vectors
-    max_tokens: int
-    prompts: dict[str, str]  # what stands in front of a text, by name
-    prompt: str = ""  # what does where none is asked for
-
-
 def write(
-    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, form: Form, twin: Path | None = None
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    form: Form,
+    twin: Path | None = None,
+    head: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a folder; network and tokenizer are read back and compared.
 
@@ -67,9 +56,10 @@ def write(
         folder: where to.
         form: what else it says.
         twin: a folder that was written with this network and tokenizer before; the new one shares its file of weights.
+        head: weights of the form's head, by their names in `Head`.
 
     Raises:
-        RuntimeError: a tensor that was read back differs.
+        RuntimeError: what was read back differs.
     """
     if twin is None:
         save_network(network, folder, for_texts(tokenizer), form.max_tokens)
@@ -77,27 +67,66 @@ def write(
         _share(twin, folder)
     told = folder / "tokenizer_config.json"
     _json(told, {**_read(told), "tokenizer_class": type(tokenizer).__name__.replace(*GENERAL_TOKENIZER)})
-    width = network.config.hidden_size
-    kinds = ["Transformer", "Pooling", *(["Dense"] if form.dim < width else []), "Normalize"]
+    width = width_after(network.config.hidden_size * len(form.modes), form.head)
+    cut = [Layer("Dense", dict(zip(DENSE, (width, form.dim, False, "Identity", False), strict=True)))]
+    layers = [*form.head, *(cut if form.dim < width else []), *([Layer("Normalize")] if form.normalize else [])]
+    kinds = ["Transformer", "Pooling", *(layer.kind for layer in layers)]
     modules = [
         {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
         for i, kind in enumerate(kinds)
     ]
-    _json(folder / "modules.json", modules)
-    chosen = {POOLERS[name]: name == form.pooling for name in POOLERS}
-    pooling = {"word_embedding_dimension": width, **chosen, **dict.fromkeys(OTHER_POOLERS, False)}
-    _json(folder / POOLING / "config.json", pooling | {"include_prompt": True})
-    if form.dim < width:
-        sizes = {"in_features": width, "out_features": form.dim, "bias": False}
-        _json(folder / DENSE / "config.json", sizes | {"activation_function": "torch.nn.modules.linear.Identity"})
-        (folder / DENSE / "model.safetensors").write_bytes(save({"linear.weight": torch.eye(form.dim, width)}))
-        if _cut(folder / DENSE, width) != form.dim:
-            raise RuntimeError(f"{folder / DENSE}: reads back differently")
+    _json(folder / MODULES, modules)
+    _write_pooling(folder / modules[1]["path"], network.config.hidden_size, form)
+    weights = group(head or {}) | (
+        {len(form.head): {"linear.weight": torch.eye(form.dim, width)}} if form.dim < width else {}
+    )
+    for number, (layer, module) in enumerate(zip(layers, modules[2:], strict=True)):
+        _write_layer(folder / module["path"], layer, weights.get(number))
     sizes = {"max_seq_length": form.max_tokens, "do_lower_case": False, "model_args": without_pooler(network)}
     _json(folder / "sentence_bert_config.json", sizes)
     versions = {"transformers": transformers.__version__, "pytorch": torch.__version__}
-    known = {"prompts": form.prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
-    _json(folder / "config_sentence_transformers.json", {"__version__": versions, **known})
+    known = {"prompts": form.prompts, "default_prompt_name": form.default, "similarity_fn_name": form.similarity}
+    cut_last = {} if form.truncate is None else {"truncate_dim": form.truncate}
+    _json(folder / "config_sentence_transformers.json", {"__version__": versions, **known, **cut_last})
+    again = read(folder)
+    if again._replace(head=bare(again.head)) != form._replace(head=bare(form.head)):
+        raise RuntimeError(f"{folder}: reads back as {again}, not {form}")
+
+
+def _write_pooling(folder: Path, width: int, form: Form) -> None:
+    poolers = [*form.modes]
+    told = {"word_embedding_dimension": width, **{name: mode in poolers for name, mode in LEGACY.items()}}
+    told["include_prompt"] = form.include_prompt
+    if poolers != [mode for mode in LEGACY.values() if mode in poolers]:  # an order that the flags cannot say
+        told["pooling_mode"] = [name for mode in poolers for name, own in NAMES.items() if own == mode]
+    _json(folder / "config.json", told)
+
+
+def _write_layer(folder: Path, layer: Layer, weights: dict[str, Tensor] | None) -> None:
+    options = {name: value for name, value in layer.options.items() if (name, value) != ("use_residual", False)}
+    if "activation" in options:
+        name = options.pop("activation")
+        options["activation_function"] = f"{getattr(torch.nn, name).__module__}.{name}"
+    if layer.kind == "Normalize":
+        folder.mkdir()  # it has no options, and version 3 looks for the folder
+    else:
+        _json(folder / "config.json", options)
+    if weights is not None:
+        (folder / "model.safetensors").write_bytes(save(weights))
+
+
+def bare(head: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """Return the layers of a head without where their weights lie."""
+    return tuple(layer._replace(path="") for layer in head)
+
+
+def group(weights: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Sort the weights of a head by the place of their layer."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, weight in weights.items():
+        number, _, own = name.partition(".")
+        found.setdefault(int(number), {})[own] = weight.detach().cpu().contiguous()
+    return found
 
 
 def _share(twin: Path, folder: Path) -> None:
@@ -137,75 +166,20 @@ def _json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read(folder: Path) -> Form:
-    """Read what a folder says besides the network and the tokenizer.
-
-    Raises:
-        CheckpointError: it is no such folder, or what it does to vectors is more than pooling, a cut and scaling.
-    """
-    try:
-        modules = _read(folder / "modules.json")
-        kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
-        if kinds[:2] != ["Transformer", "Pooling"] or not {*kinds[2:]} <= {"Dense", "Normalize"}:
-            raise CheckpointError(f"{folder}: is made of {', '.join(kinds)}; only Pooling, cuts and Normalize are read")
-        pooling = _read(folder / modules[1]["path"] / "config.json")
-        dim = pooling.get("word_embedding_dimension") or pooling["embedding_dimension"]
-        for module, kind in zip(modules, kinds, strict=True):
-            dim = _cut(folder / module["path"], dim) if kind == "Dense" else dim
-        sizes = _read(folder / "sentence_bert_config.json")
-        if sizes.get("do_lower_case"):
-            raise CheckpointError(f"{folder}: lowers the case of texts before its tokenizer; that is not read")
-        known = folder / "config_sentence_transformers.json"
-        told = _read(known) if known.is_file() else {}
-        prompts, longest = told.get("prompts") or {}, sizes.get("max_seq_length")
-        dim = min(dim, told.get("truncate_dim") or dim)
-        if not (longest is None or (isinstance(longest, int) and longest > 0)):
-            raise ValueError(f"max_seq_length = {longest}")
-        default = prompts[told["default_prompt_name"]] if told.get("default_prompt_name") else ""
-        return Form(_pooler(folder, pooling), dim, longest, prompts, default)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or repr(error)
-        raise CheckpointError(f"{folder}: is no folder of sentence-transformers that can be read ({reason})") from error
-
-
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _pooler(folder: Path, pooling: dict[str, Any]) -> str:
-    if "pooling_mode" in pooling:  # as later versions write it
-        modes = [pooling["pooling_mode"]] if isinstance(pooling["pooling_mode"], str) else pooling["pooling_mode"]
-        named = {"lasttoken": "last", "weightedmean": "weighted_mean"}
-    else:
-        modes = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value]
-        named = {key: name for name, key in POOLERS.items()}
-    found = [named.get(mode, mode) for mode in modes]
-    if len(found) != 1 or found[0] not in POOLERS or pooling.get("include_prompt") is False:
-        raise CheckpointError(f"{folder}: pools by {' and '.join(found)}; only one of {', '.join(POOLERS)} is read")
-    return found[0]
-
-
-def _cut(folder: Path, width: int) -> int:
-    """Return to how many coordinates a Dense layer cuts."""
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
-    weight = weights.pop("linear.weight")
-    plain = str(_read(folder / "config.json")["activation_function"]).endswith("Identity")
-    if weights or not plain or not torch.equal(weight, torch.eye(len(weight), width)):
-        raise CheckpointError(f"{folder}: is a layer with weights of its own; only cuts are read")
-    return len(weight)
 
 
 def prove(folder: Path, texts: list[str], vectors_MD: Tensor) -> bool:
     """Encode texts as a user of sentence-transformers does and compare with vectors that are to come out.
 
-    A coordinate may be off by 1e-5, or by as much of the uncut vector where the cut one is a small part of it. Returns
+    A coordinate may be off by 1e-5, or by as much of the uncut vector where that is longer than what is kept. Returns
     false where sentence-transformers is not installed.
 
     Args:
         folder: what was written.
         texts: any texts.
-        vectors_MD: their whole vectors, before they are cut and scaled.
+        vectors_MD: their whole vectors, as the head gives them, before they are cut and scaled.
 
     Raises:
         RuntimeError: a vector differs.
@@ -215,12 +189,14 @@ def prove(folder: Path, texts: list[str], vectors_MD: Tensor) -> bool:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    found_MD = torch.from_numpy(model.encode(texts, batch_size=4, show_progress_bar=False))
-    cut_MD = vectors_MD[:, : read(folder).dim]
-    allowed_M = LARGEST_DIFFERENCE * (vectors_MD.norm(dim=1) / cut_MD.norm(dim=1).clamp(min=1e-12)).clamp(min=1)
-    if found_MD.shape != cut_MD.shape:
-        raise RuntimeError(f"{folder}: gives vectors of width {found_MD.shape[-1]} in place of {cut_MD.shape[-1]}")
-    off_M = (found_MD - F.normalize(cut_MD)).abs().amax(1)
+    found_MD = torch.from_numpy(model.encode(texts, prompt="", batch_size=4, show_progress_bar=False))
+    form = read(folder)
+    cut_MD, wanted_MD = vectors_MD[:, : form.dim], form.finish(vectors_MD)
+    length_M = cut_MD.norm(dim=1).clamp(min=1e-12)
+    allowed_M = LARGEST_DIFFERENCE * (vectors_MD.norm(dim=1) / (length_M if form.normalize else 1)).clamp(min=1)
+    if found_MD.shape != wanted_MD.shape:
+        raise RuntimeError(f"{folder}: gives vectors of width {found_MD.shape[-1]} in place of {wanted_MD.shape[-1]}")
+    off_M = (found_MD - wanted_MD).abs().amax(1)
     if not bool((off_M <= allowed_M).all()):
         raise RuntimeError(f"{folder}: sentence-transformers reads other vectors out of it, by up to {off_M.max():.1e}")
     return True

@@ -92,11 +92,13 @@ def load_pretrained(network: PreTrainedModel, source: str) -> None:
         CheckpointError: the source is not there, lacks a weight, or has other sizes.
     """
     names = {name for name, _ in network.named_parameters()}
-    load_weights(network, read_pretrained(type(network), source, source, names), source)
+    load_weights(network, read_pretrained(type(network), source, source, names)[0], source)
 
 
-def read_pretrained(kind: type, folder: str, source: str, names: Set[str]) -> dict[str, Tensor]:
+def read_pretrained(kind: type, folder: str, source: str, names: Set[str]) -> tuple[dict[str, Tensor], list[str]]:
     """Read those of the weights of a folder or hub name that are named, as a class of transformers reads them.
+
+    Returns them, and the names of what else lies there.
 
     Args:
         kind: the class, or AutoModel.
@@ -113,7 +115,10 @@ def read_pretrained(kind: type, folder: str, source: str, names: Set[str]) -> di
         )
     if missing := sorted(names & set(info["missing_keys"])):
         raise CheckpointError(f"model.init_from = {source}: holds no {missing[0]} ({len(missing)} weights are missing)")
-    return {name: weight for name, weight in found.named_parameters() if name in names}
+    weights = dict(found.named_parameters())
+    others = weights.keys() - names - set(info["missing_keys"])
+    left = sorted(others | set(info["unexpected_keys"]))
+    return {name: weight for name, weight in weights.items() if name in names}, left
 
 
 @contextmanager

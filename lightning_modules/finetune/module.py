@@ -12,7 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from datamodules.core.batches import LabelledBatch
 from lightning_modules.core.base import Method
 from lightning_modules.core.checkpoint.errors import CheckpointError
-from lightning_modules.core.encoder_sources import TakesEncoder, encoder_config, load_encoder
+from lightning_modules.core.encoder_sources import (
+    TakesEncoder,
+    encoder_config,
+    load_encoder,
+    said_of_vectors,
+    tell_left,
+)
 from lightning_modules.core.export import save_network
 from lightning_modules.core.optim import parameter_groups
 from lightning_modules.core.sizes import check_size
@@ -137,7 +143,8 @@ class Finetune(TakesEncoder, Method):
         """Copy the encoder's weights; the head stays fresh. A run that goes on has weights of its own."""
         if self.goes_on:
             return
-        load_encoder(self.model.encoder, source)
+        left = load_encoder(self.model.encoder, source)
+        tell_left(source, left, said_of_vectors(source))
 
     def decay_groups(self) -> list[dict[str, Any]]:
         """Give every depth its learning rate."""

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from lightning_modules.core.base_loss import ARGUMENTS
 from lightning_modules.core.export import without_pooler
-from lightning_modules.core.sentence_folder import Form
+from lightning_modules.core.sentence_form import Form
 from lightning_modules.matryoshka2d.grid import BYTES_PER_COORDINATE, Cell, Grid
 from lightning_modules.matryoshka2d.grid_report import headlines
 from lightning_modules.matryoshka2d.record import Measured, Record
@@ -25,6 +25,8 @@ POOLED = {  # of hidden states and a mask with padding on the right
         "weights = keep * torch.arange(1, keep.shape[1] + 1)\n"
         "vectors = (hidden * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)"
     ),
+    "max": "vectors = hidden.masked_fill(keep[..., None] == 0, -torch.inf).amax(1)",
+    "mean_sqrt_len": "vectors = (hidden * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).sqrt()",
 }
 HEAD = """---
 library_name: sentence-transformers
@@ -62,10 +64,12 @@ def card(model: Exported, method: "Matryoshka2d", record: Record) -> str:
 def _what(model: Exported, record: Record) -> list[str]:
     size = sum(weight.numel() for weight in model.network.parameters())
     layers, dim = f"{model.layers} of {model.all_layers} layers", f"{model.form.dim} of {model.width} coordinates"
+    scaled = ", length one" if model.form.normalize else ""
     rows = {
         "encoder": f"{model.network.config.model_type}, {layers}, {size:,} parameters",
-        "vector": f"{dim}, float32, {model.form.dim * BYTES_PER_COORDINATE:,} bytes, length one",
-        "pooling": model.form.pooling.replace("_", " "),
+        "vector": f"{dim}, float32, {model.form.dim * BYTES_PER_COORDINATE:,} bytes{scaled}",
+        "pooling": " and ".join(model.form.modes).replace("_", " "),
+        **({"after pooling": ", ".join(map(str, model.form.head))} if model.form.head else {}),
         "longest text": f"{model.form.max_tokens} tokens; what is over is cut off",
         **{f"prompt `{name}`": f"`{_quoted(text)}`" for name, text in model.form.prompts.items()},
     }
@@ -87,7 +91,19 @@ def _use(model: Exported) -> list[str]:
         "from sentence_transformers import SentenceTransformer\n",
         'model = SentenceTransformer("FOLDER")',
         f'vectors = model.encode(["a text", "another one"]{prompt})  # [2, {model.form.dim}]',
-        "```\n\nor, without sentence-transformers,\n\n```python",
+        "```\n",
+        *(_by_hand(model, first, options) if not model.form.head else []),
+    ]
+
+
+def _by_hand(model: Exported, first: str | None, options: str) -> list[str]:
+    scaled = "torch.nn.functional.normalize({})" if model.form.normalize else "{}"
+    poolings = [POOLED[mode] for mode in model.form.modes]
+    if len(poolings) > 1:
+        poolings = [*(f"{line}\npooled.append(vectors)" for line in poolings), "vectors = torch.cat(pooled, 1)"]
+        poolings.insert(0, "pooled = []")
+    return [
+        "or, without sentence-transformers,\n\n```python",
         "import torch\nfrom transformers import AutoModel, AutoTokenizer\n",
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
         f'model = AutoModel.from_pretrained("FOLDER"{options}).eval()',
@@ -97,8 +113,8 @@ def _use(model: Exported) -> list[str]:
         "with torch.no_grad():",
         "    hidden = model(**inputs).last_hidden_state",
         'keep = inputs["attention_mask"]',
-        POOLED[model.form.pooling],
-        f"vectors = torch.nn.functional.normalize(vectors[:, :{model.form.dim}])",
+        *poolings,
+        f"vectors = {scaled.format(f'vectors[:, :{model.form.dim}]')}",
         "```\n",
     ]
 

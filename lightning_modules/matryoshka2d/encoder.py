@@ -4,7 +4,7 @@ Shape suffixes: M texts, B texts of a micro-batch, T their tokens, L layers, D c
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -17,14 +17,14 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 
 from datamodules.core.batches import TextBatch, flat_layout
 from datamodules.core.packaged import shipped
-from lightning_modules.core import sentence_folder
+from lightning_modules.core import sentence_reading
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.verify import step_folder
-from lightning_modules.core.encoder_sources import encoder_config, load_encoder
+from lightning_modules.core.encoder_sources import encoder_config, load_encoder, load_head
 from lightning_modules.core.encoders import Encoder, layer_list
 from lightning_modules.core.pooling import pool
 from lightning_modules.core.run_method import method_of_run
-from lightning_modules.core.sentence_folder import Form
+from lightning_modules.core.sentence_form import Form, Head
 from lightning_modules.core.warm_start import checkpoint_of, readable
 from lightning_modules.matryoshka2d.record import record_of
 
@@ -44,9 +44,10 @@ class MatryoshkaEncoder:
     Args:
         encoder: the network.
         tokenizer: its tokenizer.
-        form: pooling, width, longest text and prompts.
+        form: pooling, what follows it, width, longest text and prompts.
         device: where it runs; by default the GPU, if there is one.
         dtype: of weights and arithmetic inside, e.g. torch.bfloat16; vectors are float32 anyway.
+        head: what follows pooling, with its weights; by default nothing does.
     """
 
     def __init__(
@@ -56,21 +57,24 @@ class MatryoshkaEncoder:
         form: Form,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        head: Head | None = None,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.encoder = encoder.to(self.device, dtype).eval().requires_grad_(False)
-        self.tokenizer, self.pooling, self.prompts, self.prompt = tokenizer, form.pooling, form.prompts, form.prompt
-        self.layers, self.dim, self.max_tokens = encoder.num_layers, form.dim, form.max_tokens
+        self.head = (head or Head(form.head)).to(self.device, dtype).eval().requires_grad_(False)
+        self.tokenizer, self.form, self.prompts = tokenizer, form, form.prompts
+        self.layers, self.max_tokens = encoder.num_layers, form.max_tokens
+        self.dim = min(form.dim, form.truncate or form.dim)
         self._cuts: dict[int, Encoder] = {self.layers: self.encoder}
 
     def __reduce__(self) -> tuple:
         """Pickle what it is made of: transformers hangs local functions on a network that has run."""
         network = self.encoder.network
-        form = Form(self.pooling, self.dim, self.max_tokens, self.prompts, self.prompt)
-        return rebuilt, (network.config, network.state_dict(), self.tokenizer, form, self.device, network.dtype)
+        parts = (network.config, network.state_dict(), self.tokenizer, self.form, self.device, network.dtype)
+        return rebuilt, (*parts, self.head.state_dict())
 
     def __repr__(self) -> str:
-        sizes = f"layers={self.layers}, dim={self.dim}, pooling={self.pooling!r}, max_tokens={self.max_tokens}"
+        sizes = f"layers={self.layers}, dim={self.dim}, pooling={self.form.pooled!r}, max_tokens={self.max_tokens}"
         return f"{type(self).__name__}({sizes}, prompts={self.prompts}, device={str(self.device)!r})"
 
     @classmethod
@@ -97,8 +101,11 @@ class MatryoshkaEncoder:
         tokenizer = opened(run / "tokenizer")
         encoder = Encoder(method.encoder_config(tokenizer))
         load_encoder(encoder.network, str(checkpoint))
-        form = Form(method.pooling, encoder.width, record.max_tokens, record.prompts)
-        return cls(encoder, tokenizer, form, device, dtype)
+        form = method.form_for(encoder.config)
+        head = Head(form.head)
+        load_head(head, form, str(checkpoint))
+        form = record.handed_on(form)
+        return cls(encoder, tokenizer, form, device, dtype, head)
 
     @classmethod
     def from_folder(
@@ -106,22 +113,26 @@ class MatryoshkaEncoder:
         folder: str | Path,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        drop_modules: Collection[str] = (),
     ) -> "MatryoshkaEncoder":
-        """Open what `launch export` wrote, or another folder of sentence-transformers that only pools and cuts.
+        """Open what `launch export` wrote, or another folder of sentence-transformers.
 
         Raises:
-            CheckpointError: it is none, or does more than that.
+            CheckpointError: it is none, or does something that is not known here and not in `drop_modules`.
         """
         folder = shipped(str(folder))
-        form, tokenizer = sentence_folder.read(Path(folder)), opened(Path(folder))
+        form = sentence_reading.read(Path(folder), drop_modules)
+        tokenizer = opened(sentence_reading.network_folder(Path(folder)))
         try:
             with readable(folder):
-                encoder = Encoder(encoder_config(folder, tokenizer))
+                encoder = Encoder(encoder_config(folder, tokenizer, is_its_own=True))
             load_encoder(encoder.network, folder)
+            head = Head(form.head)
+            load_head(head, form, folder)
         except CheckpointError as error:
             raise CheckpointError(str(error).removeprefix("model.init_from = ")) from error
         longest = min(form.max_tokens or tokenizer.model_max_length, encoder.max_tokens)  # later ones write the second
-        return cls(encoder, tokenizer, form._replace(max_tokens=longest), device, dtype)
+        return cls(encoder, tokenizer, form._replace(max_tokens=longest), device, dtype, head)
 
     def encode(
         self,
@@ -160,7 +171,7 @@ class MatryoshkaEncoder:
                 known = ", ".join(self.prompts) or "none"
                 raise ValueError(f"prompt_name = {prompt_name!r}: give one of {known}, and no prompt beside it")
             prompt = self.prompts[prompt_name]
-        prompt = self.prompt if prompt is None else prompt
+        prompt = self.form.prompt if prompt is None else prompt
         vectors_MD = self._table(self.first(layer), texts, [layer], batch_size, prompt)[0, :, :dim]
         return (F.normalize(vectors_MD) if normalize else vectors_MD).numpy()
 
@@ -171,12 +182,19 @@ class MatryoshkaEncoder:
     @torch.inference_mode()
     def _table(self, encoder: Encoder, texts: Sequence[str], layers: list[int], size: int, prompt: str) -> Tensor:
         ids = self._ids(texts, prompt)
-        table_LMD = torch.zeros(len(layers), len(ids), encoder.width)
+        table_LMD = torch.zeros(len(layers), len(ids), self.form.dim)
+        skip = 0 if self.form.include_prompt or not prompt else self._length(prompt)
         for rows in by_length(ids, size):
             batch = flat_batch([ids[row] for row in rows], self.device)
-            pooled = [pool(hidden_TD, batch["layout"], self.pooling) for hidden_TD in encoder(batch, layers)]
-            table_LMD[:, rows] = torch.stack(pooled).float().cpu()
+            pooled = [pool(hidden_TD, batch["layout"], self.form.pooling, skip) for hidden_TD in encoder(batch, layers)]
+            found = torch.stack([self.head(pooled_BD)[:, : self.form.dim] for pooled_BD in pooled])
+            table_LMD[:, rows] = found.float().cpu()
         return table_LMD
+
+    def _length(self, prompt: str) -> int:
+        """Return how many tokens a prompt has in front of a text, as sentence-transformers counts them."""
+        ids = self._ids([""], prompt)[0]
+        return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)
 
     def _ids(self, texts: Sequence[str], prompt: str) -> list[list[int]]:
         if isinstance(texts, str):
@@ -211,11 +229,13 @@ def rebuilt(
     form: Form,
     device: torch.device,
     dtype: torch.dtype,
+    head_weights: dict[str, Tensor],
 ) -> MatryoshkaEncoder:
     """Put an encoder together again."""
-    encoder = Encoder(config)
+    encoder, head = Encoder(config), Head(form.head)
     encoder.network.load_state_dict(weights)
-    return MatryoshkaEncoder(encoder, tokenizer, form, device, dtype)
+    head.load_state_dict(head_weights)
+    return MatryoshkaEncoder(encoder, tokenizer, form, device, dtype, head)
 
 
 def opened(folder: Path) -> PreTrainedTokenizerBase:

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 from lightning_modules.core import sentence_folder
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.encoders import cut
-from lightning_modules.core.sentence_folder import Form
 from lightning_modules.matryoshka2d.card import Exported, card
 from lightning_modules.matryoshka2d.encoder import MatryoshkaEncoder
 from lightning_modules.matryoshka2d.grid import Cell
@@ -57,11 +56,14 @@ def export(
         RuntimeError: what was read back differs from what was written.
     """
     record = record_of(run, step)
-    form = Form(method.pooling, method.width, record.max_tokens, record.prompts)
-    encoder = MatryoshkaEncoder(method.model.encoder, tokenizer, form, device="cpu")
-    cells = [(layers or encoder.layers, dim or encoder.dim)]
+    form = record.handed_on(method.form)
+    form = form._replace(max_tokens=min(form.max_tokens, method.model.encoder.max_tokens))
+    if dim is not None or all_cells:  # how many coordinates are kept is said anew
+        form = form._replace(truncate=None)
+    encoder = MatryoshkaEncoder(method.model.encoder, tokenizer, form, device="cpu", head=method.model.head)
+    cells = [(layers or encoder.layers, dim or form.dim)]
     if all_cells:
-        usual = judged_widths(method.settings, encoder.layers, encoder.dim)
+        usual = judged_widths(method.settings, encoder.layers, form.dim)
         cells = every_cell(record, encoder.layers, usual)
     texts = probes(encoder)
     depths = sorted({layer for layer, _ in cells})
@@ -69,7 +71,7 @@ def export(
     for depth, vectors_MD in zip(depths, encoder.table(texts, depths), strict=True):
         places = {d: folder / f"{depth}x{d}" if all_cells else folder for layer, d in cells if layer == depth}
         proved &= _one_depth(method, encoder, record, depth, places, (texts, vectors_MD))
-    untrained = [f"warning: {problem}" for problem in not_trained(method.settings, encoder.layers, encoder.dim, cells)]
+    untrained = [f"warning: {problem}" for problem in not_trained(method.settings, encoder.layers, form.dim, cells)]
     done = "vectors that sentence-transformers reads out of it equal the run's own"
     return [*untrained, done if proved else "sentence-transformers is not installed, so no vector was compared"]
 
@@ -84,13 +86,14 @@ def _one_depth(
 ) -> bool:
     network, proved, first = cut(encoder.encoder.network, depth), True, None
     for dim, place in places.items():
-        form = Form(encoder.pooling, dim, encoder.max_tokens, encoder.prompts)
+        form = encoder.form._replace(dim=dim)
         place.parent.mkdir(parents=True, exist_ok=True)
-        sentence_folder.write(network, encoder.tokenizer, place, form, twin=first)
+        sentence_folder.write(network, encoder.tokenizer, place, form, first, encoder.head.state_dict())
         first = first or place
-        notes = not_trained(method.settings, encoder.layers, encoder.dim, [(depth, dim)])
-        known = trained(method.settings, encoder.layers, encoder.dim)
-        model = Exported(network, form, depth, encoder.layers, encoder.dim, known, notes)
+        whole = encoder.form.dim
+        notes = not_trained(method.settings, encoder.layers, whole, [(depth, dim)])
+        known = trained(method.settings, encoder.layers, whole)
+        model = Exported(network, form, depth, encoder.layers, whole, known, notes)
         text = card(model, method, record)
         (place / "README.md").write_text(text, encoding="utf-8")
         proved &= sentence_folder.prove(place, *probed)
@@ -140,4 +143,4 @@ def probes(encoder: MatryoshkaEncoder) -> list[str]:
     counts: Sequence[int] = [int(n * encoder.max_tokens) if isinstance(n, float) else n for n in PROBE_LENGTHS]
     ids = [draws.integers(len(encoder.tokenizer), size=count).tolist() for count in counts]
     texts = [encoder.tokenizer.decode(own).strip() for own in ids]
-    return [text for text in texts if encoder.tokenizer(text)["input_ids"]]
+    return [text for text in texts if encoder.tokenizer(text, truncation=True, max_length=9)["input_ids"]]

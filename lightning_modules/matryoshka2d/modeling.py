@@ -14,6 +14,7 @@ from datamodules.core.batches import TextBatch
 from lightning_modules.core.encoders import Encoder
 from lightning_modules.core.pooling import pool
 from lightning_modules.core.precision import widened
+from lightning_modules.core.sentence_form import Form, Head
 from lightning_modules.matryoshka2d.modes import LARGEST_SCALE
 
 
@@ -32,11 +33,15 @@ class LearntScale(nn.Module):
 
 
 class Embedder(nn.Module):
-    """An encoder, how its tokens become one vector, and the learnt scale of its loss, if there is one."""
+    """An encoder, how its tokens become one vector, and the learnt scale of its loss, if there is one.
 
-    def __init__(self, config: PreTrainedConfig, pooling: str, scale: float | None = None) -> None:
+    What stands between pooling and the scaling to length one is shared by all layers.
+    """
+
+    def __init__(self, config: PreTrainedConfig, form: Form, scale: float | None = None) -> None:
         super().__init__()
-        self.encoder, self.pooling = Encoder(config), pooling
+        self.encoder, self.form = Encoder(config), form
+        self.head = Head(form.head)
         self.scale = None if scale is None else LearntScale(scale)
 
     def forward(self, batch: TextBatch, layers: Iterable[int]) -> list[Tensor]:
@@ -45,7 +50,7 @@ class Embedder(nn.Module):
 
     def pooled(self, hidden_TD: Tensor, batch: TextBatch) -> Tensor:
         """Return one vector for each sequence [B, D], in float32 at least."""
-        return pool(hidden_TD, batch["layout"], self.pooling)
+        return self.head(pool(hidden_TD, batch["layout"], self.form.pooling))[:, : self.form.dim]
 
     def vectors(self, batch: TextBatch, layers: Iterable[int]) -> Tensor:
         """Return the vectors of the given layers, [L, B, D]."""

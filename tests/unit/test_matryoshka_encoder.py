@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 from datamodules.core.packaged import shipped
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.encoders import FLAT, PADDED, Encoder, cut
-from lightning_modules.core.sentence_folder import Form
+from lightning_modules.core.sentence_form import Form
 from lightning_modules.matryoshka2d import MatryoshkaEncoder, MtebEncoder, measure_speed
 from lightning_modules.matryoshka2d.costs import Sample
 from lightning_modules.matryoshka2d.encoder import flat_batch, shallow

@@ -12,6 +12,8 @@ from transformers import AutoModel, AutoTokenizer
 from lightning_modules.core import sentence_folder
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.encoders import final_norm
+from lightning_modules.core.sentence_form import Form
+from lightning_modules.core.sentence_reading import read
 from lightning_modules.matryoshka2d import MatryoshkaEncoder
 from lightning_modules.matryoshka2d import export as cuts
 from lightning_modules.matryoshka2d.grid import Costs, Grid, csv_of
@@ -241,10 +243,10 @@ def test_what_does_more_than_pool_and_cut_is_not_read(tmp_path: Path) -> None:
     method, tokenizer = method_of("bert", tmp_path / "source")
     folder = tmp_path / "out"
     method.export(folder, tokenizer, run_folder(tmp_path / "run"), 9, 2, 12)
-    assert sentence_folder.read(folder) == sentence_folder.Form("mean", 12, LENGTH, {})
+    assert read(folder) == Form("mean", 12, LENGTH, {})
     again = tmp_path / "again"
     opened(folder).save(str(again))  # as this version of sentence-transformers writes it
-    assert sentence_folder.read(again)[:2] == ("mean", 12)
+    assert read(again)[:2] == ("mean", 12)
     texts = [*TEXTS, " ".join(TEXTS * 20)]
     ours, theirs = (MatryoshkaEncoder.from_folder(place, device="cpu") for place in (folder, again))
     assert theirs.max_tokens == ours.max_tokens == LENGTH < theirs.encoder.max_tokens, "it stands in the tokenizer now"
@@ -257,25 +259,28 @@ def test_what_does_more_than_pool_and_cut_is_not_read(tmp_path: Path) -> None:
     assert np.abs(default.encode(TEXTS) - theirs / np.linalg.norm(theirs, axis=1, keepdims=True)).max() < 1e-5
     told.write_text(json.dumps(kept))
     edits = {
-        "modules.json": (lambda it: [*it, {"path": "4_CNN", "type": "x.CNN"}], "is made of Transformer, Pooling, "),
-        "2_Dense/config.json": (lambda it: it | {"activation_function": "torch.nn.Tanh"}, "weights of its own"),
-        "sentence_bert_config.json": (lambda it: it | {"do_lower_case": True}, "lowers the case of texts"),
-        "1_Pooling/config.json": (lambda it: it | {"pooling_mode_max_tokens": True}, "pools by mean and pooling_mode_"),
+        "modules.json": (lambda it: [*it, {"path": "4_CNN", "type": "x.CNN"}], "has a module x.CNN, which is not kept"),
+        "2_Dense/config.json": (lambda it: it | {"activation_function": "x.Own"}, "has the activation x.Own, which is"),
+        "sentence_bert_config.json": (
+            lambda it: it | {"transformer_task": "fill-mask"},
+            "transformer_task = 'fill-mask'",
+        ),
+        "1_Pooling/config.json": (lambda it: it | {"pooling_mode_own": True}, "pooling_mode_own is not known"),
     }
     for name, (edit, problem) in edits.items():
         kept = (folder / name).read_text()
         (folder / name).write_text(json.dumps(edit(json.loads(kept))))
         with pytest.raises(CheckpointError, match=problem):
-            sentence_folder.read(folder)
+            read(folder)
         (folder / name).write_text(kept)
     with pytest.raises(CheckpointError, match="is no folder of sentence-transformers that can be read"):
-        sentence_folder.read(tmp_path / "source")
+        read(tmp_path / "source")
     damage = {
         "config.json": ("{", "its tokenizer cannot be opened .* config file at"),
         "model.safetensors": ("{", "no run, folder or hub model can be read there"),
         "tokenizer.json": ("{", "its tokenizer cannot be opened"),
         "sentence_bert_config.json": ('{"max_seq_length": -3}', r"that can be read \(ValueError\('max_seq_length = -3"),
-        "2_Dense/model.safetensors": ("{", "is no folder of sentence-transformers that can be read"),
+        "2_Dense/model.safetensors": ("{", "the weights of 2_Dense cannot be read"),
     }
     for name, (content, problem) in damage.items():
         kept = (folder / name).read_bytes()

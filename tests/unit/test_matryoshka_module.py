@@ -176,7 +176,7 @@ def test_a_fixed_teacher_is_followed_by_the_student_and_at_every_token_of_the_la
 
 def test_a_teacher_that_cannot_be_taken_is_called_by_its_own_key(tmp_path):
     method, tokenizer = method_of("bert", tmp_path / "whole", fixed_teacher=str(tmp_path / "whole"))
-    assert method._teacher[0].width == 32
+    assert method._teacher[0].encoder.width == 32
     short, _ = method_of("bert", tmp_path / "short")
     network = short.model.encoder.network
     network.config.max_position_embeddings = 16
@@ -193,7 +193,7 @@ def test_a_run_goes_on_with_the_teacher_that_it_began_with(tmp_path):
     (teacher,) = method._teacher
     same_as_begun(teacher, "here", tmp_path, goes_on=False, keeps=True)
     same_as_begun(teacher, "moved", tmp_path, goes_on=True, keeps=True)
-    teacher.network.embeddings.word_embeddings.weight[3, 1] += 1e-6
+    teacher.encoder.network.embeddings.word_embeddings.weight[3, 1] += 1e-6
     with pytest.raises(CheckpointError, match=r"^model\.fixed_teacher = here: has other weights than when .* began"):
         same_as_begun(teacher, "here", tmp_path, goes_on=True, keeps=True)
     same_as_begun(teacher, "here", tmp_path, goes_on=False, keeps=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from lightning_modules.core.sentence_folder import Form
+from lightning_modules.core.sentence_form import Form
 from lightning_modules.matryoshka2d import MatryoshkaEncoder, MtebEncoder
 from tests.embedders import LENGTH, method_of, run_folder
 from tests.pairs import REAL, needs_real_sets

@@ -22,6 +22,8 @@ def one_by_one(hidden_TD: torch.Tensor, how: str) -> torch.Tensor:
                 "last": tokens[-1],
                 "mean": tokens.mean(0),
                 "weighted_mean": (tokens * rank).sum(0) / rank.sum(),
+                "max": tokens.amax(0),
+                "mean_sqrt_len": tokens.sum(0) / len(tokens) ** 0.5,
             }[how]
         )
     return torch.stack(vectors)
@@ -61,5 +63,27 @@ def test_half_precision_is_pooled_in_float32(how):
 
 
 def test_an_unknown_pooler_is_refused():
-    with pytest.raises(ValueError, match="pooling = max: must be one of cls, mean"):
-        pool(hidden(), flat_layout(LENS), "max")
+    with pytest.raises(ValueError, match="pooling = middle: must be one of cls, mean"):
+        pool(hidden(), flat_layout(LENS), "middle")
+
+
+def test_several_stand_side_by_side():
+    tokens = hidden()
+    found = pool(tokens, flat_layout(LENS), ("max", "cls"))
+    assert torch.equal(found, torch.cat([pool(tokens, flat_layout(LENS), how) for how in ("max", "cls")], 1))
+
+
+@pytest.mark.parametrize("how", POOLERS)
+def test_tokens_of_a_prompt_are_left_out_and_still_number_the_places(how):
+    lens, tokens = [9, 7, 4], hidden()[:20]
+    expected = []
+    for own in tokens.split(lens):
+        rank = torch.arange(1, len(own) + 1, dtype=own.dtype)[3:, None]
+        if how == "weighted_mean":
+            expected.append((own[3:] * rank).sum(0) / rank.sum())
+        else:
+            expected.append(pool(own[3:], flat_layout([len(own) - 3]), how)[0])
+    found = pool(tokens, flat_layout(lens), how, skip=3)
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-14, rtol=0)
+    with pytest.raises(ValueError, match="a text has no token beside the 4 of its prompt"):
+        pool(tokens, flat_layout(lens), how, skip=4)
