@@ -207,7 +207,9 @@ class LabelledText(TextDataModule):
             )
         fields = replace(self.fields, label=None) if split == "predict" else self.fields
         found = find(name, split)
-        account.pass_over(found.passed_over)
+        if self.sources[split] is None:
+            found.serve(name)
+        account.pass_over(found)
         records = Records(fields.text, can_skip=False, quotes_join=self.quotes_join, account=account)
         return self.chosen(split, read_examples(found.files, fields, records))
 

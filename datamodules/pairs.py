@@ -105,6 +105,9 @@ class TextPairs(TextDataModule):
             found[split] = account_of(manifest)
             sets = manifest.get("accounts", {}).items()
             found |= {f"{split} {name}": Account.of(account) for name, account in sets}
+        for name, folders in self.preparation.located().items():
+            for folder in folders if name in found else ():
+                found[name].pass_over(folder)
         return found
 
     def setup(self, stage: str | None = None) -> None:
@@ -147,17 +150,17 @@ class TextPairs(TextDataModule):
         trained = "" if self.preparation.tokenizer.name else " (trained)"
         lines = [f"tokenizer: {self.places.tokenizer}{trained}, {self.vocab_size:,} tokens"]
         lines += wordpiece.told(Path(self.places.tokenizer))
-        turns = quotas([part.weight for part in self.parts])
+        turns, accounts = quotas([part.weight for part in self.parts]), self.accounts()
         for part, share in zip(self.parts, turns / turns.sum(), strict=True):
             known, name = part.store.told, "" if len(self.parts) == 1 else f"{part.name}, {share:.1%} of the steps: "
             columns = ", ".join(known["columns"])
             lines.append(f"train: {name}{known['examples']:,} pairs ({columns}); {sizes(known)}")
-            lines += told(account_of(known), part.name)
+            lines += told(accounts[part.name], part.name)
         for split, suite in self.suites.items():
             sets = ", ".join(f"{name} ({kind})" for name, (kind, _) in suite.store.told["sets"].items())
             lines.append(f"{split}: {sets}; {sizes(suite.store.told)}")
-            for name, account in suite.store.told.get("accounts", {}).items():
-                lines += told(Account.of(account), f"{split} {name}")
+            for name in suite.store.told.get("accounts", {}):
+                lines += told(accounts[f"{split} {name}"], f"{split} {name}")
         if "val" not in self.suites:
             lines.append("val: none, so nothing is validated; name sets in data.validation")
         return lines

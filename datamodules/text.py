@@ -107,7 +107,7 @@ class TextCorpus(TextDataModule):
         """Give the account of each split that is prepared."""
         found = {split: account_of(manifest_of(Path(folder))) for split, folder in self.places.corpora.items()}
         for split, account in found.items():
-            account.pass_over(self.preparation.passed_over(split))
+            account.pass_over(self.preparation.located(split))
         return found
 
     def setup(self, stage: str | None = None) -> None:

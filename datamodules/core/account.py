@@ -9,9 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from datamodules.core.errors import DataError
+
+if TYPE_CHECKING:
+    from datamodules.core.folders import Located
 
 KEPT = {"messages": 5, "passed_over_names": 20}  # how many of them an account keeps
 WARN_SHARE, REFUSE_SHARE = 0.01, 0.2  # of the tokens
@@ -81,9 +84,10 @@ class Account:
         if len(self.messages) < KEPT["messages"]:
             self.messages.append(message)
 
-    def pass_over(self, files: dict[str, list[Path]]) -> None:
-        """Count the files that are not read, by reason."""
-        for reason, paths in files.items():
+    def pass_over(self, found: "Located") -> None:
+        """Count the files that are not read, by reason, and take over what else there is to tell of a folder."""
+        self.notes.update(found.notes)
+        for reason, paths in found.passed_over.items():
             self.passed_over[reason] += len(paths)
             self.passed_over_names += map(str, paths[: max(0, KEPT["passed_over_names"] - len(self.passed_over_names))])
 

@@ -52,6 +52,10 @@ class Located:
         """Note a file that is not read."""
         self.passed_over.setdefault(reason, []).append(path)
 
+    def serve(self, name: str) -> None:
+        """Note that a part of a folder is read although no option names it."""
+        self.notes[f"files are the part {self.part} of {name}, which serves where none is named"] = len(self.files)
+
 
 def files_of_folder(folder: Path, split: str) -> Located:
     """Find the files of a folder for a split (train, val, test, predict).

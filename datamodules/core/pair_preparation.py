@@ -12,14 +12,16 @@ import numpy as np
 from datamodules.core import wordpiece
 from datamodules.core.corpus import digest
 from datamodules.core.errors import DataError
+from datamodules.core.folders import Located
 from datamodules.core.lines import Records, skipped
 from datamodules.core.pair_options import Columns, EvaluationSet, PairSource, Prompts
-from datamodules.core.pair_records import MADE, Reading, located
+from datamodules.core.pair_records import MADE, Reading, found_under, located, under
 from datamodules.core.pair_sets import SetPlan, planned, read_sets
 from datamodules.core.pair_store import Encoder, Plan, Texts
 from datamodules.core.preparation import told
 from datamodules.core.progress import shown
 from datamodules.core.publishing import alone
+from datamodules.core.sources import local
 from datamodules.core.wordpiece import TokenizerOptions
 
 VERSION = 1  # of the rules by which records become ids: raise it when they change
@@ -104,6 +106,20 @@ class PairPreparation:
         source = self.sources[name]
         files = located(source.path, self.root)
         return Reading(source.path, files, self.keys[name], source.columns or Columns(), source.labels)
+
+    def located(self) -> dict[str, list[Located]]:
+        """Find what each source and each set leads to, by the names of their accounts; but folders of BEIR."""
+        found = {name: [found_under(source.path, self.root)] for name, source in self.sources.items()}
+        for split in GROUPS:
+            for name, options in (self.sets[split] or {}).items():
+                places = {split: options.path, "train": options.train}
+                is_beir = (
+                    options.task == "retrieval" and options.path and local(under(self.root, options.path)).is_dir()
+                )
+                found[f"{split} {name}"] = [
+                    found_under(path, self.root, part) for part, path in places.items() if path and not is_beir
+                ]
+        return found
 
     def records(self) -> Records:
         """Make a count of bad records."""

@@ -13,13 +13,14 @@ from typing import Any, Literal, NamedTuple
 
 from datamodules.core.corpus import described
 from datamodules.core.errors import DataError
+from datamodules.core.folders import Located
 from datamodules.core.formats import format_of
 from datamodules.core.labels import number_of, present, records_of, text_of
 from datamodules.core.lines import Records
 from datamodules.core.opening import kind_of
 from datamodules.core.pair_options import Columns
 from datamodules.core.segments import sentences_of
-from datamodules.core.sources import EMBEDDED, is_hub_name, local, locate
+from datamodules.core.sources import EMBEDDED, find, is_hub_name, local
 
 ANCHORS = ("anchor", "query", "question", "sentence1", "text1", "premise")
 POSITIVES = ("positive", "passage", "document", "answer", "response", "sentence2", "text2", "hypothesis", "context")
@@ -52,16 +53,21 @@ class Roles:
 
 
 def located(name: str, root: str | None, split: str = "train") -> tuple[Path, ...]:
+    """Find the files behind a name, as `found_under` does."""
+    return found_under(name, root, split).files
+
+
+def found_under(name: str, root: str | None, split: str = "train") -> Located:
     """Find the files behind a name; a relative path is looked up in the folder `root`.
 
     Raises:
         DataError: nothing is there.
     """
     if name in MADE:
-        return locate(EMBEDDED, split)
+        return find(EMBEDDED, split)
     if name.startswith(f"{EMBEDDED}:"):
         raise DataError(f"{name}: no such pairs; there are {', '.join(MADE)}")
-    return locate(under(root, name), split)
+    return find(under(root, name), split)
 
 
 def under(root: str | None, name: str) -> str:

@@ -149,6 +149,8 @@ class Preparation:
         if name is None:
             return None
         found = self.found(name, "train" if name == train != EMBEDDED and not has_own else split)
+        if self.sources[split] is None and has_own:
+            found.serve(name)
         return Source(found.files, **self.reading, share=share)
 
     def found(self, name: str, split: str) -> Located:
@@ -157,10 +159,9 @@ class Preparation:
             self.finds[name, split] = find(name, split)
         return self.finds[name, split]
 
-    def passed_over(self, split: str) -> dict[str, list[Path]]:
-        """Say which files of a split's source are not read, by reason."""
-        name = self.sources[split] or self.sources["train"]
-        return next((it.passed_over for (known, part), it in self.finds.items() if (known, part) == (name, split)), {})
+    def located(self, split: str) -> Located:
+        """Give what the own source of a split leads to, as far as it has been looked for."""
+        return self.finds.get((self.sources[split] or self.sources["train"], split), Located(()))
 
     def plans(self, tokenizer: str, seed: int) -> dict[str, Plan]:
         """Say for every split that has text, and is not streamed, which corpus is to be made."""

@@ -19,9 +19,11 @@ from datamodules.core import lines, opening
 from datamodules.core.errors import DataError
 from datamodules.core.labels import records_of
 from datamodules.core.lines import Records
+from datamodules.core.pair_options import EvaluationSet
 from datamodules.core.sources import Source, find, local, locate
 from datamodules.core.wordpiece import TokenizerOptions
 from datamodules.labelled import LabelledText
+from datamodules.pairs import TextPairs
 from datamodules.text import TextCorpus
 from tests.pairs import saved_tokenizer
 
@@ -434,7 +436,28 @@ def test_parts_of_a_folder_serve_where_none_is_named(tmp_path: Path) -> None:
     assert {split: account.used for split, account in text.accounts().items()} == {"train": 20, "val": 6, "test": 4}
     passed = "train: 1 files read; passed over: 1 of another kind, 1 of the part test, 1 of the part validation"
     assert any(line.startswith(passed) for line in text.describe())
+    serves = f"val: 1 files are the part validation of {tmp_path}/set, which serves where none is named"
+    assert serves in text.describe()
     labelled = LabelledText(tokenizer, 4, 4, source=str(tmp_path / "set"), sequence_length=16, **options)
     labelled.setup()
     assert {split: len(rows) for split, rows in labelled.splits.items()} == {"train": 20, "val": 6, "test": 4}
     assert labelled.accounts()["train"].passed_over.total() == 3
+    assert serves in labelled.describe()
+
+
+def test_pairs_tell_what_of_their_folders_they_do_not_read(tmp_path: Path) -> None:
+    for name, count in (("train.jsonl", 20), ("validation.jsonl", 6)):
+        rows = [{"anchor": f"w5 w6 {name} {n}", "positive": f"w7 {n}", "label": n % 2} for n in range(count)]
+        write(tmp_path / "set" / name, rows)
+    (tmp_path / "set/notes.md").write_text("about it")
+    tokenizer, folder = TokenizerOptions(saved_tokenizer(tmp_path / "t")), str(tmp_path / "set")
+    options = {"cache_dir": str(tmp_path / "cache"), "accept": ["unknown"], "sequence_length": 16}
+    pairs = TextPairs(tokenizer, 4, 4, source=folder, validation={"own": EvaluationSet("sts", folder)}, **options)
+    pairs.prepare_data()
+    pairs.setup()
+    told = [line for line in pairs.describe() if "passed over" in line]
+    assert told == [
+        "train: 1 files read; passed over: 1 of another kind, 1 of the part validation (notes.md, validation.jsonl)",
+        "val own: 1 files read; passed over: 1 of another kind, 1 of the part train (notes.md, train.jsonl)",
+    ]
+    assert pairs.accounts()["val own"].used == 6 and pairs.accounts()["train"].used == 20
