@@ -9,11 +9,13 @@ from typing import Any, TextIO
 
 from launch.config.errors import one_line
 
+CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # that colour and move; wandb and rich write them on a terminal
 MOVES = re.compile(r"(?:\n|\r|\x1b\[A)*")  # what a progress bar writes to go to its line
 
 
 def install() -> None:
     """Put a Steady stream in the place of both outputs; what an encoding cannot say is escaped."""
+    os.environ.setdefault("TTY_COMPATIBLE", "0")  # rich shall draw no bars that need the codes which are left out
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
@@ -72,7 +74,9 @@ class Steady:
 
 
 def visible(text: str, starts: bool = True) -> str:
-    """Return a text with its control characters escaped, save line breaks, tabs and the moves of a progress bar.
+    """Return a text without codes for a terminal, and with all other control characters escaped.
+
+    Line breaks, tabs and the moves of a progress bar stay. Messages have been through `one_line`, which shows codes.
 
     Args:
         text: what is written at once.
@@ -80,6 +84,7 @@ def visible(text: str, starts: bool = True) -> str:
     """
     if text.isprintable() or MOVES.fullmatch(text):
         return text
+    text = CODES.sub("", text)
     start = "\r" if starts and text.startswith("\r") else ""
     lines = text[len(start) :].split("\n")
     return start + "\n".join("\t".join(map(one_line, line.split("\t"))) for line in lines)

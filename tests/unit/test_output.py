@@ -71,14 +71,16 @@ def test_a_terminal_without_unicode() -> None:
     [
         ("plain \u00e4 \u4e2d\n", "plain \u00e4 \u4e2d\n"),
         ("a\tb\nc\n", "a\tb\nc\n"),
-        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("\x1b[31mred\x1b[0m", "red"),
         ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
         ("\x9b31m", "\\x9b31m"),
         ("ok\rerror: no", "ok\\rerror: no"),
         ("a\x08b\x7f", "a\\x08b\\x7f"),
         ("gpj.\u202etxt", "gpj.\\u202etxt"),
         ("line\u2028two", "line\\u2028two"),
-        ("\r 30% \x1b[31m", "\r 30% \\x1b[31m"),
+        ("\r 30% \x1b[31m", "\r 30% "),
+        ("\x1b[2J\x1b[1;1H\x1b[?25l\x1bc", "\\x1bc"),
+        ("\x1b[\x1b[31m31m", "\\x1b[31m"),
         ("\n\x1b[A", "\n\x1b[A"),
     ],
 )
@@ -88,7 +90,7 @@ def test_control_characters_are_shown(text: str, shown: str) -> None:
 
 def test_a_carriage_return_inside_a_line_is_shown() -> None:
     code = r"print('good', '\rbad\x1b[2J'); print('\r50%', end='', flush=True)"
-    assert run("-c", f"from launch import output; output.install(); {code}").stdout == b"good \\rbad\\x1b[2J\n\r50%"
+    assert run("-c", f"from launch import output; output.install(); {code}").stdout == b"good \\rbad\n\r50%"
 
 
 def test_every_kind_of_error_is_one_line(capsys: pytest.CaptureFixture) -> None:
