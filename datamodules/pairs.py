@@ -1,6 +1,6 @@
 """Pairs of texts for embeddings: from files, the hub or the embedded articles to flat batches, and what judges them."""
 
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,8 @@ from datamodules.core.wordpiece import TokenizerOptions
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
+
+ACCOUNT_FILE = "data.json"  # in the run's folder: the account, since there is one
 
 
 class TextPairs(TextDataModule):
@@ -85,6 +87,7 @@ class TextPairs(TextDataModule):
             skip_bad=on_bad_record == "skip",
             quotes_join=quotes_join,
             cache=cache_folder(cache_dir),
+            accepts="columns" in self.accept,
         )
         self.preparation.check()
         self.no_duplicates, self.num_workers = no_duplicates, num_workers
@@ -94,8 +97,15 @@ class TextPairs(TextDataModule):
 
     def prepare_data(self) -> None:
         """Train the tokenizer and tokenise the texts that are not there yet; Lightning calls it on one rank."""
-        self.places = self.preparation.make(self.kept_tokenizer)
+        kept = self.kept_tokenizer
+        if kept and not (kept.parent / ACCOUNT_FILE).exists():  # it began when fewer columns were known
+            self.preparation = replace(self.preparation, before=True)
+        self.places = self.preparation.make(kept)
         self.check_accounts(is_corpus=False)
+        for name, account in self.accounts().items() if kept is None else ():
+            if name in self.sources:  # what was prepared with data.accept may be used without
+                finder = self.preparation.reading(name).finder
+                finder.refuse_unread(account.columns, account.columns_read, f"data.{self.preparation.keys[name]}")
 
     def accounts(self) -> dict[str, Account]:
         """Give the account of each source, of the texts of each split's sets, and of each set."""

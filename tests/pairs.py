@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.core.batches import PairBatch
+from datamodules.core.batches import NO_TEXT, PairBatch
 from datamodules.core.wordpiece import TokenizerOptions
 from datamodules.pairs import TextPairs
 from tests.text import word_tokenizer
@@ -43,8 +43,9 @@ def saved_tokenizer(folder: Path) -> str:
 
 
 def pairs(folder: Path, seed: int = 7, **options: object) -> TextPairs:
-    """Set up pairs with the tokenizer of words and a cache in the folder."""
-    settings = {"global_batch_size": 8, "micro_batch_size": 4, "sequence_length": 16, **options}
+    """Set up pairs with the tokenizer of words, which knows no articles, and a cache in the folder."""
+    sizes = {"global_batch_size": 8, "micro_batch_size": 4, "sequence_length": 16}
+    settings = {**sizes, "accept": ["unknown"], **options}
     name = settings.pop("tokenizer", None) or TokenizerOptions(saved_tokenizer(folder / "tokenizer"))
     made = TextPairs(name, cache_dir=str(folder / "cache"), **settings)
     made.seed = seed
@@ -53,13 +54,13 @@ def pairs(folder: Path, seed: int = 7, **options: object) -> TextPairs:
 
 
 def texts_of(batch: PairBatch, made: TextPairs) -> list[tuple[str, ...]]:
-    """Read the texts of every example of a micro-batch, in the order of the columns."""
+    """Read the texts of every example of a micro-batch, in the order of the columns; negatives may lack."""
     bounds = batch["layout"].cu_seqlens.tolist()
     table = {}
     for row, slot in enumerate(batch["slot_B"].tolist()):
         ids = batch["ids_T"][bounds[row] : bounds[row + 1]]
         table[slot] = made.tokenizer.decode(ids, skip_special_tokens=True)
     num_examples = len(batch["label_P"])
-    assert sorted(table) == list(range(batch["num_columns"] * num_examples))
-    columns = range(batch["num_columns"])
-    return [tuple(table[column * num_examples + example] for column in columns) for example in range(num_examples)]
+    assert sorted(table) == (batch["key_CP"].flatten() != NO_TEXT).nonzero()[:, 0].tolist()
+    slots = [range(example, batch["num_columns"] * num_examples, num_examples) for example in range(num_examples)]
+    return [tuple(table[slot] for slot in column if slot in table) for column in slots]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 TOKENS_PER_GROUP = 1024  # a block of scores stays in the processor's cache, and short sequences share one
+NO_TEXT = 0  # the key of a hard negative that an example has not
 SHORTEST_IN_GROUP = 0.7  # of its longest
 
 
@@ -70,14 +71,15 @@ class LabelledBatch(TextBatch):
 class PairBatch(TextBatch):
     """One micro-batch of P examples of C texts each.
 
-    Column 0 is the anchor or first text, column 1 its positive or second text, the others are hard negatives.
-    The C * P texts are sequences of one flat batch, longest first. `sample_B` is the place of a text's example in the
-    global order, the same for all texts of an example.
+    Column 0 is the anchor or first text, column 1 its positive or second text, the others are hard negatives, of which
+    an example may have fewer. The texts that are there, C * P at most, are sequences of one flat batch, longest first.
+    `sample_B` is the place of a text's example in the global order, the same for all texts of an example.
     """
 
     slot_B: Tensor  # int64, column * P + example: the place of each sequence in the table [C * P]
     num_columns: int
-    key_CP: Tensor  # int64, hash of each text with its prompt: equal texts have equal keys
+    key_CP: Tensor  # int64, hash of each text with its prompt: equal texts have equal keys; NO_TEXT where there is none
+    is_ragged: bool  # whether examples of the source have different numbers of hard negatives
     label_P: Tensor  # float32, score or label of the example; 1 where the data has none
     has_labels: bool  # whether the source has any that is not 1
     source: str  # name of the source from which the batch was drawn

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from datamodules.core.batches import PairBatch, TextBatch
+from datamodules.core.batches import NO_TEXT, PairBatch, TextBatch
 from datamodules.core.loader import Batching, lay_out
 from datamodules.core.pair_order import Mixture, Turns
 from datamodules.core.pair_store import Store
@@ -36,9 +36,15 @@ class Part:
         labels = self.store.arrays["label"]
         return (float(labels.min()), float(labels.max())) if (labels != 1).any() else None
 
+    @property
+    def is_ragged(self) -> bool:
+        """Say whether examples have different numbers of hard negatives."""
+        return self.store.told.get("is_ragged", False)
+
     def keys(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Look the keys of the texts of some examples up, [E, C]."""
-        return self.store.arrays["key"][self.store.arrays["text"][samples]]
+        """Look the keys of the texts of some examples up, [E, C]; for a text that is not there the anchor's."""
+        texts = self.store.arrays["text"][samples]
+        return self.store.arrays["key"][np.where(texts < 0, texts[:, :1], texts)]
 
 
 class PairSteps(Dataset[list[PairBatch]]):
@@ -87,16 +93,18 @@ def collate_pairs(
         is_special: for every id of the vocabulary, whether no corruption may touch it.
     """
     text_CP = part.store.arrays["text"][samples_P].T
-    text_B = text_CP.reshape(-1).astype(np.int64)
-    lens = part.store.lengths(text_B)
-    slots = np.argsort(-lens, kind="stable")
-    ids, seconds = part.store.gather(text_B[slots])
-    batch: TextBatch = lay_out(ids, seconds, lens[slots], places_P[slots % len(places_P)], is_special)
+    there = np.flatnonzero(text_CP >= 0)
+    lens = part.store.lengths(text_CP.reshape(-1)[there].astype(np.int64))
+    order = np.argsort(-lens, kind="stable")
+    slots = there[order]
+    ids, seconds = part.store.gather(text_CP.reshape(-1)[slots].astype(np.int64))
+    batch: TextBatch = lay_out(ids, seconds, lens[order], places_P[slots % len(places_P)], is_special)
     return {
         **batch,
         "slot_B": torch.from_numpy(slots),
         "num_columns": part.num_columns,
-        "key_CP": torch.from_numpy(part.store.arrays["key"][text_CP]),
+        "key_CP": torch.from_numpy(np.where(text_CP < 0, NO_TEXT, part.store.arrays["key"][text_CP])),
+        "is_ragged": part.is_ragged,
         "label_P": torch.from_numpy(part.store.arrays["label"][samples_P]),
         "has_labels": part.label_range is not None,
         "source": part.name,

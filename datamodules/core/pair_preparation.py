@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datamodules.core import wordpiece
 from datamodules.core.corpus import digest
@@ -26,6 +27,7 @@ from datamodules.core.wordpiece import TokenizerOptions
 
 VERSION = 1  # of the rules by which records become ids: raise it when they change
 AT_ONCE = 1024  # pairs that are tokenised together
+MOST_NEGATIVES = 128  # of an example: all examples of a source have room for as many as the one with the most
 GROUPS = {"val": "validation", "test": "test"}
 ANY_TOKENIZER: dict[str, str] = {}  # no special token is needed: a causal model's tokenizer may have none
 EMBEDDED_SETS = {"wikipedia": EvaluationSet("retrieval", "embedded:title")}
@@ -52,6 +54,8 @@ class PairPreparation:
     skip_bad: bool
     quotes_join: bool
     cache: Path
+    accepts: bool = False  # pass over columns that look like a label or negatives and are not read
+    before: bool = False  # find no more columns than when the run began
 
     def check(self) -> None:
         """Refuse a tokenizer that is neither named nor trained, or both.
@@ -105,7 +109,16 @@ class PairPreparation:
         """Say which files a source has and how they are read."""
         source = self.sources[name]
         files = located(source.path, self.root)
-        return Reading(source.path, files, self.keys[name], source.columns or Columns(), source.labels)
+        return Reading(
+            source.path,
+            files,
+            self.keys[name],
+            source.columns or Columns(),
+            source.labels,
+            None,
+            self.accepts,
+            self.before,
+        )
 
     def located(self) -> dict[str, list[Located]]:
         """Find what each source and each set leads to, by the names of their accounts; but folders of BEIR."""
@@ -159,7 +172,7 @@ class PairPreparation:
         sets = self.sets[split]
         if sets is None:
             sets = EMBEDDED_SETS if any(source.path in MADE for source in self.sources.values()) else {}
-        return planned(sets, GROUPS[split], split, self.root, self.sequence_length)
+        return planned(sets, GROUPS[split], split, self.root, self.sequence_length, self.accepts)
 
 
 def read_pairs(
@@ -167,33 +180,48 @@ def read_pairs(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Put the texts of a source into the table; return the arrays of its examples, and what is told of them.
 
+    Examples may have different numbers of hard negatives: where one lacks, the number of a text is below 0.
+
     Raises:
-        DataError: there is no pair, or files have different numbers of columns.
+        DataError: there is no pair, or one has too many hard negatives.
     """
-    numbers, labels, width = array("q"), array("f"), 0
-    for side in (0, 1):
-        table.encoder.check_prompt(prompts.of_column(side), limits[side], reading.key)
+    numbers, counts, labels = array("q"), array("H"), array("f")
+    sides = [(prompts.of_column(column), limits[column > 0]) for column in range(3)]
+    for prompt, limit in sides[:2]:
+        table.encoder.check_prompt(prompt, limit, reading.key)
     pairs = shown(reading.pairs(bad), f"tokenising {reading.key}", "pairs")
     while some := [*islice(pairs, AT_ONCE)]:
-        width = width or len(some[0].texts)
-        if odd := next((pair for pair in some if len(pair.texts) != width), None):
+        if (most := max(len(pair.texts) for pair in some) - 2) > MOST_NEGATIVES:
             raise DataError(
-                f"data.{reading.key}: some files have {width} columns of texts, others {len(odd.texts)}; name the "
-                f"negatives in data.{reading.key}.columns.negatives, or make two sources of them"
+                f"data.{reading.key}: an example has {most} hard negatives, at most {MOST_NEGATIVES} are read; write "
+                f"fewer, or leave them out with data.{reading.key}.columns: {{negatives: []}}"
             )
-        columns = [(prompts.of_column(number), limits[number > 0]) for number in range(width)]
-        texts = (prompt + text for pair in some for text, (prompt, _) in zip(pair.texts, columns, strict=True))
-        numbers.extend(table.add(texts, [limit for _, limit in columns] * len(some)))
+        placed = [(text, *sides[min(column, 2)]) for pair in some for column, text in enumerate(pair.texts)]
+        numbers.extend(table.add((prompt + text for text, prompt, _ in placed), [limit for *_, limit in placed]))
+        counts.extend(len(pair.texts) for pair in some)
         labels.extend(pair.label for pair in some)
     if not labels:
         bad_ones = skipped(bad.account)
         raise DataError(
             f"{reading.files[0]}: holds no pair{bad_ones}; write one record a line, in csv and tsv below a header"
         )
-    arrays = {"text": np.array(numbers).reshape(-1, width), "label": labels}
+    texts = padded(np.array(numbers), np.array(counts))
+    if fewer := int((texts[:, -1] < 0).sum()):
+        bad.account.notes[
+            f"of the pairs have fewer than {texts.shape[1] - 2} hard negatives; none stands for them"
+        ] += fewer
     table.account += bad.account
     table.account.examples = len(labels)
-    return arrays, {"examples": len(labels), "columns": reading.roles()}
+    told = {"examples": len(labels), "columns": reading.roles(), "is_ragged": fewer > 0}
+    return {"text": texts, "label": labels}, told
+
+
+def padded(numbers: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Lay numbers out as rows of the given lengths, with -1 where a row is shorter than the longest."""
+    there = np.arange(counts.max()) < counts[:, None]
+    table = np.full(there.shape, -1, np.int64)
+    table[there] = numbers
+    return table
 
 
 class AllTexts:

@@ -1,16 +1,19 @@
-"""Reading pairs: which columns hold the texts and the label of a record, and the records themselves.
+"""Reading pairs: the records, and the texts and labels in them.
 
 Three forms are known: (anchor, positive, negative ...), (sentence1, sentence2, score), and pairs with a label.
 """
 
 import glob
-import re
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from datamodules.core.account import Account
+from datamodules.core.classes import ClassName
 from datamodules.core.corpus import described
 from datamodules.core.errors import DataError
 from datamodules.core.folders import Located
@@ -18,17 +21,15 @@ from datamodules.core.formats import format_of
 from datamodules.core.labels import number_of, present, records_of, text_of
 from datamodules.core.lines import Records
 from datamodules.core.opening import kind_of
+from datamodules.core.pair_columns import LISTS, Finder, Roles, Wanted, plainly
 from datamodules.core.pair_options import Columns
 from datamodules.core.segments import sentences_of
 from datamodules.core.sources import EMBEDDED, find, is_hub_name, local
 
-ANCHORS = ("anchor", "query", "question", "sentence1", "text1", "premise")
-POSITIVES = ("positive", "passage", "document", "answer", "response", "sentence2", "text2", "hypothesis", "context")
-NEGATIVE = re.compile(r"(?:hard_)?negative(?:_?(\d+))?")
-ROLES = ("anchor", "positive", "negatives")
-LABELS = ("score", "similarity", "label")  # the first one that is there; where classes are wanted, the last
+NO_LABEL = "-"  # where the annotators of SNLI did not agree
 MADE = {EMBEDDED: ("title", "sentence"), f"{EMBEDDED}:title": ("title",), f"{EMBEDDED}:sentence": ("sentence",)}
-Wanted = Literal["score", "class"]  # what a label is, where there must be one
+EMPTY_NEGATIVES = "of the hard negatives are empty, and take no part"
+SEVERAL_POSITIVES = "of the records hold several positives, each of which is a pair"
 
 
 class Pair(NamedTuple):
@@ -36,20 +37,6 @@ class Pair(NamedTuple):
 
     texts: tuple[str, ...]
     label: float
-
-
-@dataclass(frozen=True)
-class Roles:
-    """The columns of the texts and of the label; `sure` when the label's was named or can only hold numbers."""
-
-    texts: tuple[str, ...]
-    label: str | None
-    sure: bool
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """All columns that are read."""
-        return self.texts if self.label is None else (*self.texts, self.label)
 
 
 def located(name: str, root: str | None, split: str = "train") -> tuple[Path, ...]:
@@ -79,58 +66,12 @@ def under(root: str | None, name: str) -> str:
     return str(path) if is_local or not is_hub_name(name) else name
 
 
-def roles_of(names: Iterable[str], columns: Columns, key: str, place: str, wanted: Wanted | None) -> Roles:
-    """Find the columns of the texts and of the label among the names of a record; `wanted` says that it must be there.
-
-    Raises:
-        DataError: one is missing, or several could be meant.
-    """
-    names = list(names)
-    found = []
-    for role, usual in zip(ROLES, (ANCHORS, POSITIVES), strict=False):
-        given = getattr(columns, role)
-        fitting = [given] if given else [name for name in names if name.lower() in usual]
-        known = ", ".join(map(repr, names)) or "nothing"
-        if not fitting or fitting[0] not in names:
-            lacking = f"{given!r}" if given else f"for the {role} ({', '.join(usual)})"
-            unnamed = "is the header line missing? If not, " if any(name.count(" ") > 1 for name in names) else ""
-            raise DataError(
-                f"{place}: has no column {lacking}, only {known}; {unnamed}name it in data.{key}.columns.{role}"
-            )
-        if len(fitting) > 1:
-            several = " and ".join(map(repr, fitting))
-            raise DataError(f"{place}: {several} could be the {role}; name one in data.{key}.columns.{role}")
-        found.append(fitting[0])
-    for name in (negatives := negatives_of(names, columns)):
-        if name not in names:
-            raise DataError(f"{place}: has no column {name!r}, only {known}; correct data.{key}.columns.negatives")
-    label = label_of(names, columns, wanted)
-    if (label is None and wanted) or (label is not None and label not in names):
-        lacking = f"{label!r}" if label else f"for the label ({', '.join(LABELS)})"
-        raise DataError(f"{place}: has no column {lacking}, only {known}; name it in data.{key}.columns.label")
-    return Roles((*found, *negatives), label, sure=bool(columns.label) or (label or "").lower() != "label")
-
-
-def negatives_of(names: list[str], columns: Columns) -> list[str]:
-    """Find the columns of hard negatives, in the order of their numbers."""
-    if columns.negatives is not None:
-        return columns.negatives
-    found = [(int(match[1] or 0), name) for name in names if (match := NEGATIVE.fullmatch(name.lower()))]
-    return [name for _, name in sorted(found)]
-
-
-def label_of(names: list[str], columns: Columns, wanted: Wanted | None) -> str | None:
-    """Find the column of the label; None when there is none or it is not wanted."""
-    if columns.label is not None:
-        return columns.label or None
-    by_name = {name.lower(): name for name in reversed(names)}
-    usual = LABELS[::-1] if wanted == "class" else LABELS
-    return next((by_name[name] for name in usual if name in by_name), None)
-
-
 @dataclass(frozen=True)
 class Reading:
-    """Files with pairs and how their records are read; `key` is where the options stand, as "sources.nli"."""
+    """Files with pairs and how their records are read; `key` is where the options stand, as "sources.nli".
+
+    `accepts` and `before` are those of Finder.
+    """
 
     name: str
     files: tuple[Path, ...]
@@ -138,17 +79,21 @@ class Reading:
     columns: Columns
     labels: dict[str, float | None] | None = None
     wanted: Wanted | None = None
+    accepts: bool = False
+    before: bool = False
 
-    @property
-    def needs(self) -> Wanted | None:
-        """What a label is, where there must be one: there must where its words were given a meaning."""
-        return self.wanted or ("score" if self.labels and self.columns.label != "" else None)
+    @cached_property
+    def finder(self) -> Finder:
+        """What finds the columns. There must be a label where its words were given a meaning."""
+        wanted = self.wanted or ("score" if self.labels and self.columns.label != "" else None)
+        return Finder(self.columns, self.key, wanted, self.accepts, self.before)
 
     def description(self, cache: Path) -> list[Any]:
         """Describe all that decides the pairs, for a fingerprint."""
         made = self.name if self.name in MADE else None
         files = [described(path, cache) for path in self.files]
-        return [made, files, asdict(self.columns), self.labels, self.wanted]
+        rules = [] if self.before or made else ["columns 2"]
+        return [made, files, asdict(self.columns), self.labels, self.wanted, *rules]
 
     def pairs(self, bad: Records) -> Iterator[Pair]:
         """Yield the pairs; bad records are refused, or counted in `bad`.
@@ -167,8 +112,8 @@ class Reading:
                 continue
             roles, names = None, None
             for place, record in records(path, bad):
-                if roles is None:
-                    roles, names = roles_of(record, self.columns, self.key, place, self.needs), record.keys()
+                if record.keys() != names:
+                    roles, names = self.roles_in([*record], roles, place), record.keys()
                     labelled = (roles.label is not None) if labelled is None else labelled
                     if labelled != (roles.label is not None):
                         raise DataError(
@@ -176,52 +121,105 @@ class Reading:
                             f"before it {'have' if labelled else 'have none'}; make two sources of them"
                         )
                     bad.account.read(*roles.columns)
-                elif record.keys() != names:
-                    self.refuse_more([*record], roles, place)
-                pair, refused = None, bad.account.left_out["refused"]
-                with forgiving(bad):
-                    pair = self.pair(record, roles, place)
-                if pair is not None:
-                    bad.account.used += 1
-                    yield pair
-                elif bad.account.left_out["refused"] == refused:
-                    bad.account.leave_out("without a label")
+                yield from self.counted(record, roles, place, bad)
 
-    def refuse_more(self, names: list[str], roles: Roles, place: str) -> None:
-        """Refuse a record with a label or negatives where the first one, by which columns are chosen, had none.
+    def roles_in(self, names: list[str], first: Roles | None, place: str) -> Roles:
+        """Find the columns of a record; texts and label stand where the first one of the file has them.
 
         Raises:
-            DataError: naming the column.
+            DataError: it has a label where the first one has none, or a column that is not read and may not be.
         """
-        label, negatives = label_of(names, self.columns, self.needs), negatives_of(names, self.columns)
-        more = [label] if roles.label is None and label in names else []
-        more += [name for name in negatives if name in names and name not in roles.columns]
-        if more:
-            left_out = "label: ''" if more[0] == label else "negatives: []"
+        if first is None:
+            return self.finder.roles(names, place)
+        if first.label is None and (label := self.finder.label(names)) in names:
             raise DataError(
-                f"{place}: has {more[0]!r}, which the first record has not; give it to all, or leave it out with "
-                f"data.{self.key}.columns: {{{left_out}}}"
+                f"{place}: has {label!r}, which the first record has not; give it to all, or leave it out with "
+                f"data.{self.key}.columns: {{label: ''}}"
             )
+        if self.before and (more := [name for name in self.finder.negatives(names) if name not in first.negatives]):
+            raise DataError(f"{place}: has {more[0]!r}, which the first record has not; the run began without it")
+        found = replace(first, negatives=self.finder.negatives(names))
+        self.finder.refuse_unread(names, found.columns, place)
+        return found
+
+    def counted(self, record: dict[str, Any], roles: Roles, place: str, bad: Records) -> Iterator[Pair]:
+        """Yield the pairs of a record and count what becomes of it."""
+        found, refused = [], bad.account.left_out["refused"]
+        with forgiving(bad):
+            found = self.pairs_of(record, roles, place, bad.account)
+        if found:
+            bad.account.used += 1
+            yield from found
+        elif bad.account.left_out["refused"] == refused:
+            bad.account.leave_out("without a label")
 
     def roles(self) -> tuple[str, ...]:
         """Name the columns that are read, as the first record has them."""
         if self.name in MADE:
             return (" or ".join(MADE[self.name]), "rest of the lead")
         place, record = next(found for path in self.files for found in records(path, Records(None, skip_bad=True)))
-        return roles_of(record, self.columns, self.key, place, self.needs).columns
+        return self.finder.roles(record, place).columns
 
-    def pair(self, record: dict[str, Any], roles: Roles, place: str) -> Pair | None:
-        """Take a pair out of a record; None when its label says to leave it out."""
+    def pairs_of(self, record: dict[str, Any], roles: Roles, place: str, account: Account) -> list[Pair]:
+        """Take the pairs out of a record, one for each positive; none when its label says to leave it out."""
         label = 1.0 if roles.label is None else self.label(record, roles, place)
         if label is None:
-            return None
-        keys = [f"{self.key}.columns.{ROLES[min(number, 2)]}" for number in range(len(roles.texts))]
-        return Pair(tuple(full_text(record, *role, place) for role in zip(roles.texts, keys, strict=True)), label)
+            return []
+        anchor = full_text(record, roles.anchor, f"{self.key}.columns.anchor", place)
+        key = f"{self.key}.columns.positive"
+        if roles.label is None:
+            positives = several(record, roles.positive, key, place)
+        else:  # which of several texts it would belong to is not known
+            positives = [full_text(record, roles.positive, key, place)]
+        negatives = []
+        for name in roles.negatives:
+            held = several(record, name, f"{self.key}.columns.negatives", place, may_lack=True)
+            account.notes[EMPTY_NEGATIVES] += held.count("")
+            negatives += filter(None, held)
+        account.notes[SEVERAL_POSITIVES] += len(positives) > 1
+        return [Pair((anchor, positive, *negatives), label) for positive in positives]
 
     def label(self, record: dict[str, Any], roles: Roles, place: str) -> float | None:
         """Read the label as a number, by the meaning of words where one is given."""
         value = present(record, roles.label, f"{self.key}.columns.label", place)
+        value = value.number if self.before and isinstance(value, ClassName) else value
         return number_for(value, roles.label, self.labels, self.key, place, roles.sure)
+
+
+def several(record: dict[str, Any], name: str, key: str, place: str, may_lack: bool = False) -> list[str]:
+    """Read the texts of a column that may hold a list, in a table one that is written as JSON.
+
+    What is null or empty, where it may lack, is an empty text.
+
+    Raises:
+        DataError: there is none, or one is no text.
+    """
+    value = record.get(name) if may_lack else present(record, name, key, place)
+    if isinstance(value, str) and plainly(name) in LISTS and value.strip()[:1] == "[" and value.strip()[-1:] == "]":
+        value = listed(value, name, place)
+    items = value if isinstance(value, list) else [value]
+    if not items and not may_lack:
+        raise DataError(f"{place}: {name!r} is an empty list; write a text into it")
+    if may_lack:
+        return ["" if is_empty(item) else full_text({name: item}, name, key, place) for item in items]
+    return [full_text({name: item}, name, key, place) for item in items]
+
+
+def listed(written: str, name: str, place: str) -> list[Any]:
+    """Read a list that a table holds as JSON.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        return json.loads(written)
+    except (ValueError, RecursionError):
+        raise DataError(f'{place}: {name!r} = {written!r:.60} is no list in JSON; write ["one", "two"]') from None
+
+
+def is_empty(value: Any) -> bool:
+    """Say whether a value is none: null, NaN or no characters."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def full_text(record: dict[str, Any], name: str, key: str, place: str) -> str:
@@ -258,7 +256,9 @@ def number_for(
     Raises:
         DataError: it is no number and stands for none, or its meaning is not sure.
     """
-    word = word_of(value)
+    word = word_of(value, labels)
+    if labels is None and isinstance(value, bool):
+        return float(value)
     if labels is None:
         number = number_of(value, name, place, f"say what words stand for, as data.{key}.labels: {{{word:.20}: 1}}")
         if not sure and not 0 <= number <= 1:
@@ -267,6 +267,8 @@ def number_for(
                 f"it is a score with data.{key}.columns.label: {name}"
             )
         return number
+    if word == NO_LABEL and word not in labels:
+        return None
     if word not in labels:
         raise DataError(
             f"{place}: {name!r} = {word!r:.60} is none of data.{key}.labels ({', '.join(labels)}); add it, with null "
@@ -275,9 +277,12 @@ def number_for(
     return labels[word]
 
 
-def word_of(value: Any) -> str:
-    """Write a label as a configuration does: 2.0 as 2."""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+def word_of(value: Any, labels: Collection[str] | None = None) -> str:
+    """Write a label as a configuration does: 2.0 as 2; of what can be written in two ways, the one in `labels`."""
+    ways = [str(int(value) if isinstance(value, float) and value.is_integer() else value)]
+    ways += [str(value).lower()] if isinstance(value, bool) else []
+    ways += [str(value.number)] if isinstance(value, ClassName) else []
+    return next((way for way in ways if way in (labels or ())), ways[0])
 
 
 @contextmanager

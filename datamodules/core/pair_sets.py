@@ -14,15 +14,14 @@ from datamodules.core.corpus import described
 from datamodules.core.errors import DataError
 from datamodules.core.labels import present, text_of
 from datamodules.core.lines import Records
+from datamodules.core.pair_columns import Finder, Wanted
 from datamodules.core.pair_judgements import BEIR, Judged, beir_files, rows_of
 from datamodules.core.pair_options import Columns, EvaluationSet, Prompts
 from datamodules.core.pair_records import (
     MADE,
     Reading,
-    Wanted,
     forgiving,
     full_text,
-    label_of,
     located,
     number_for,
     records,
@@ -49,6 +48,7 @@ class SetPlan:
     options: EvaluationSet
     files: dict[str, tuple[Path, ...]]
     sequence_length: int
+    accepts: bool = False  # pass over a column that looks like a label and is not read
 
     def description(self, cache: Path) -> list[Any]:
         """Describe all that decides the set, for a fingerprint."""
@@ -57,6 +57,7 @@ class SetPlan:
         files = {part: [described(path, cache) for path in paths] for part, paths in self.files.items()}
         made = self.options.path if self.options.path in MADE else None
         rules = [f"rank_own={self.options.rank_own}"] if "corpus" in files else []
+        rules += ["columns 2"] if self.options.task == "retrieval" and "path" in files and not made else []
         return [self.name, options, made, files, self.sequence_length, *rules]
 
     @property
@@ -109,7 +110,7 @@ class SetPlan:
         """Say how pairs are read."""
         options = self.options
         columns = Columns(self.columns.anchor, self.columns.positive, [], self.columns.label)
-        return Reading(str(options.path), self.files["path"], self.key, columns, options.labels, wanted)
+        return Reading(str(options.path), self.files["path"], self.key, columns, options.labels, wanted, self.accepts)
 
     def refuse_same(self, values: list[Any], what: str) -> None:
         """Refuse a set with which nothing can be compared."""
@@ -228,7 +229,7 @@ class SetPlan:
             for place, record in records(path, bad):
                 with forgiving(bad):
                     name = self.columns.anchor or next((name for name in TEXTS if name in record), TEXTS[0])
-                    label = label_of([*record], self.columns, "class") or "label"
+                    label = Finder(self.columns, self.key, "class").label(record) or "label"
                     text = full_text(record, name, f"{self.key}.columns.anchor", place)
                     known = present(record, label, f"{self.key}.columns.label", place)
                     if self.options.labels is not None:
@@ -246,7 +247,9 @@ def number_of_each(texts: Iterable[str]) -> dict[str, int]:
     return {text: number for number, text in enumerate(dict.fromkeys(texts))}
 
 
-def planned(sets: dict[str, EvaluationSet], group: str, split: str, root: str | None, length: int) -> list[SetPlan]:
+def planned(
+    sets: dict[str, EvaluationSet], group: str, split: str, root: str | None, length: int, accepts: bool
+) -> list[SetPlan]:
     """Find the files of the sets of a split; `group` is the key of data that holds them.
 
     Raises:
@@ -261,7 +264,7 @@ def planned(sets: dict[str, EvaluationSet], group: str, split: str, root: str | 
         files = {part: located(path, root, "train" if part == "train" else split) for part, path in given.items()}
         if "corpus" in files and options.columns is not None:
             raise DataError(f"data.{group}.{name}.columns: has no meaning for files in the form of BEIR; take it out")
-        plans.append(SetPlan(name, f"{group}.{name}", options, files, length))
+        plans.append(SetPlan(name, f"{group}.{name}", options, files, length, accepts))
     return plans
 
 

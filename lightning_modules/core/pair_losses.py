@@ -3,6 +3,8 @@
 Shape suffixes: C columns (0 the anchor or first text, 1 its positive or second text, the others hard negatives), B
 examples of the global batch, D width, R rows that a rank answers for, M candidates, P pairs.
 
+An example may have fewer hard negatives than columns: what is not there takes no part in a loss, nor in its mean.
+
 Every rank holds the table [C, B, D] of all vectors and gets its share of the loss: the sum of the shares over ranks,
 and of their gradients, is what one process would get. Losses that are a mean over rows take the rank's own rows; those
 that are one number of the whole batch are scaled by the rank's part of the rows.
@@ -26,6 +28,7 @@ class Pairs(NamedTuple):
     own: slice  # examples of the global batch that this rank answers for, with a start and a stop
     label_B: Tensor | None = None  # score or label of each example
     key_CB: Tensor | None = None  # int64, equal for equal texts
+    there_CB: Tensor | None = None  # bool, False for a hard negative that an example has not; None: all are there
 
 
 def in_full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -51,6 +54,12 @@ def _part(own: slice, total: int) -> float:
     return (own.stop - own.start) / total
 
 
+def _count(last_CBD: Tensor, pairs: Pairs) -> int | Tensor:
+    """Count the texts of the last columns that are there; at least one, to divide by."""
+    columns, examples = last_CBD.shape[:2]
+    return columns * examples if pairs.there_CB is None else pairs.there_CB[-columns:].sum().clamp(min=1)
+
+
 @in_full_precision
 def info_nce(
     table_CBD: Tensor,
@@ -73,7 +82,10 @@ def info_nce(
     """
     unit_CBD, own = unit(table_CBD), pairs.own
     anchor_BD, positive_BD = unit_CBD[0], unit_CBD[1]
-    forward_RM, backward_RB = _same_text(pairs) if mask_duplicates else (None, None)
+    forward_RM, backward_RB = _same_text(pairs, len(table_CBD)) if mask_duplicates else (None, None)
+    if pairs.there_CB is not None:
+        lacks_M = ~pairs.there_CB[1 : len(table_CBD)].flatten()
+        forward_RM = lacks_M.expand(own.stop - own.start, -1) if forward_RM is None else forward_RM | lacks_M
     candidate_MD = unit_CBD[1:].flatten(0, 1)
     loss = _cross_entropy(anchor_BD[own] @ candidate_MD.T, own, scale, forward_RM, false_negative_margin)
     if symmetric:
@@ -99,21 +111,23 @@ def _cross_entropy(
     return F.cross_entropy(logits_RM, positive_R, reduction="sum")
 
 
-def _same_text(pairs: Pairs) -> tuple[Tensor, Tensor]:
+def _same_text(pairs: Pairs, columns: int) -> tuple[Tensor, Tensor]:
     """Mark candidates [R, M] and anchors [R, B] whose text says that they are no negatives of the own rows."""
     if pairs.key_CB is None:
         raise ValueError("mask_duplicates needs the keys of the texts")
     anchor_B, positive_B = pairs.key_CB[0], pairs.key_CB[1]
     anchor_R1, positive_R1 = anchor_B[pairs.own, None], positive_B[pairs.own, None]
-    candidate_M = pairs.key_CB[1:].flatten()
+    candidate_M = pairs.key_CB[1:columns].flatten()
     forward_RM = (candidate_M == anchor_R1) | (candidate_M == positive_R1)
     forward_RM[:, : len(anchor_B)] |= anchor_B == anchor_R1
     backward_RB = (anchor_B == anchor_R1) | (anchor_B == positive_R1) | (positive_B == positive_R1)
     return forward_RM, backward_RB
 
 
-def labelled_pairs(table_CBD: Tensor, label_B: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return first [P, D], second [P, D] and label [P] of pairs, P = (C - 1) B.
+def labelled_pairs(
+    table_CBD: Tensor, label_B: Tensor | None, there_CB: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return first [P, D], second [P, D] and label [P] of the pairs that are there, P = (C - 1) B at most.
 
     With hard negatives the positive has the example's label y (1 if there is none) and each negative 1 - y.
 
@@ -125,7 +139,11 @@ def labelled_pairs(table_CBD: Tensor, label_B: Tensor | None) -> tuple[Tensor, T
         raise ValueError("this loss compares labelled pairs; give labels, or hard negatives")
     label_B = table_CBD.new_ones(examples) if label_B is None else label_B.to(table_CBD.dtype)
     label_P = torch.cat([label_B, *[1 - label_B] * (columns - 2)])
-    return table_CBD[:1].expand(columns - 1, -1, -1).flatten(0, 1), table_CBD[1:].flatten(0, 1), label_P
+    first_PD, second_PD = table_CBD[:1].expand(columns - 1, -1, -1).flatten(0, 1), table_CBD[1:].flatten(0, 1)
+    if there_CB is None:
+        return first_PD, second_PD, label_P
+    there_P = there_CB[1:columns].flatten()
+    return first_PD[there_P], second_PD[there_P], label_P[there_P]
 
 
 def ordering_loss(score_P: Tensor, label_P: Tensor) -> Tensor:
@@ -149,7 +167,7 @@ def cosent(table_CBD: Tensor, pairs: Pairs, scale: float | Tensor = 20.0) -> Ten
     Raises:
         ValueError: two columns without labels.
     """
-    first_PD, second_PD, label_P = labelled_pairs(unit(table_CBD), pairs.label_B)
+    first_PD, second_PD, label_P = labelled_pairs(unit(table_CBD), pairs.label_B, pairs.there_CB)
     loss = ordering_loss((first_PD * second_PD).sum(-1) * scale, label_P)
     return loss * _part(pairs.own, table_CBD.shape[1])
 
@@ -176,7 +194,7 @@ def angle_loss(table_CBD: Tensor, pairs: Pairs, scale: float | Tensor = 20.0) ->
     Raises:
         ValueError: an odd width, or two columns without labels.
     """
-    first_PD, second_PD, label_P = labelled_pairs(table_CBD, pairs.label_B)
+    first_PD, second_PD, label_P = labelled_pairs(table_CBD, pairs.label_B, pairs.there_CB)
     loss = ordering_loss(angle_score(first_PD, second_PD) * scale, label_P)
     return loss * _part(pairs.own, table_CBD.shape[1])
 
@@ -266,9 +284,10 @@ def cosine_regression(table_CBD: Tensor, pairs: Pairs) -> Tensor:
         ValueError: two columns without labels.
     """
     label_B = None if pairs.label_B is None else pairs.label_B[pairs.own]
-    first_PD, second_PD, label_P = labelled_pairs(unit(table_CBD[:, pairs.own]), label_B)
+    there_CR = None if pairs.there_CB is None else pairs.there_CB[:, pairs.own]
+    first_PD, second_PD, label_P = labelled_pairs(unit(table_CBD[:, pairs.own]), label_B, there_CR)
     errors = ((first_PD * second_PD).sum(-1) - label_P).square().sum()
-    return errors / ((table_CBD.shape[0] - 1) * table_CBD.shape[1])
+    return errors / _count(table_CBD[1:], pairs)
 
 
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -285,12 +304,13 @@ def triplet(table_CBD: Tensor, pairs: Pairs, margin: float = 5.0, distance: str 
     Raises:
         ValueError: no hard negative, or an unknown distance.
     """
-    columns, examples = table_CBD.shape[:2]
-    if columns < 3 or distance not in DISTANCES:
+    if len(table_CBD) < 3 or distance not in DISTANCES:
         raise ValueError(f"triplets need a hard negative and a distance of {', '.join(DISTANCES)}; got {distance}")
     measure, own_CRD = DISTANCES[distance], table_CBD[:, pairs.own]
     excess = measure(own_CRD[0], own_CRD[1]) - measure(own_CRD[:1], own_CRD[2:]) + margin
-    return excess.relu().sum() / ((columns - 2) * examples)
+    if pairs.there_CB is not None:
+        excess = excess.masked_fill(~pairs.there_CB[2:, pairs.own], 0)
+    return excess.relu().sum() / _count(table_CBD[2:], pairs)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {

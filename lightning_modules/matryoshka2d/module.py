@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from datamodules.core.batches import PairBatch, TextBatch
+from datamodules.core.batches import NO_TEXT, PairBatch, TextBatch
 from lightning_modules.core.base import TRAIN
 from lightning_modules.core.base_loss import LossOptions
 from lightning_modules.core.checkpoint.errors import CheckpointError
@@ -211,7 +211,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
     def target_counts(self, batch: PairBatch) -> dict[str, int]:
         """Count the examples of every term."""
         names = [*sorted(self.term_names), *([ALIGNED] if self._teacher else [])]
-        return dict.fromkeys(names, len(batch["label_P"]))
+        return dict.fromkeys(names, len(batch["label_P"])) | ({ALIGNED: aligned_by(batch)} if self._teacher else {})
 
     def embed(self, batch: PairBatch) -> Embedded:
         """Return the vectors [P, S, C, D] of the last layer, its students, and the fixed teacher."""
@@ -224,13 +224,13 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         if self._teacher:
             taught_TD = self._taught(batch)
             aligned = objective.token_alignment(hidden[-1], taught_TD, len(batch["lens"]))
-            count = len(batch["label_P"])
+            count = aligned_by(batch)
             terms = LossTerms({ALIGNED: Term(aligned * count, count)}, {})
         pooled = [self.model.pooled(hidden_TD, batch) for hidden_TD in hidden]
         if self._teacher:
             pooled.append(self._teacher[0].pooled(taught_TD, batch))
-        pooled_SBD = torch.stack(pooled)
-        table_SCPD = pooled_SBD[:, batch["slot_B"].argsort()].unflatten(1, (batch["num_columns"], -1))
+        table_SXD = objective.laid_out(torch.stack(pooled), batch["slot_B"], batch["key_CP"].numel())
+        table_SCPD = table_SXD.unflatten(1, (batch["num_columns"], -1))
         scale = None if self.model.scale is None else self.model.scale()
         return Embedded(table_SCPD.permute(2, 0, 1, 3), scale, terms)
 
@@ -242,13 +242,15 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
     def known(self, batch: PairBatch) -> dict[str, Tensor]:
         """Return the label of each example and the keys of its texts."""
         labels = {"label_B": batch["label_P"]} if batch["has_labels"] else {}
-        return labels | {"key_BC": batch["key_CP"].T}
+        there = {"there_BC": (batch["key_CP"] != NO_TEXT).T.to(torch.uint8)} if batch["is_ragged"] else {}
+        return labels | there | {"key_BC": batch["key_CP"].T}
 
     def compare(self, vectors_BX: Tensor, known: dict[str, Tensor], own: slice, scale: Tensor | None) -> LossTerms:
         """Return this rank's share of the step's terms."""
         drawn, key_CB, count = self.drawn(), known["key_BC"].T, own.stop - own.start
         tables = list(vectors_BX.permute(1, 2, 0, 3))  # each [C, B, D]
         label_B, examples = known.get("label_B"), len(vectors_BX)
+        there_CB = known["there_BC"].T.bool() if "there_BC" in known else None
         if self.settings.drop_duplicates:
             rows, own = objective.first_occurrences(key_CB, own)
             if not len(rows):
@@ -256,12 +258,12 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
                 raise CheckpointError(f"model.objective.drop_duplicates: nothing is left of a batch, {problem}")
             tables = [table_CBD[:, rows] for table_CBD in tables]
             label_B, key_CB = label_B if label_B is None else label_B[rows], key_CB[:, rows]
+            there_CB = there_CB if there_CB is None else there_CB[:, rows]
         teacher_CBD = tables.pop() if self._teacher else None
         layers = objective.layers_needed(drawn, self.num_layers)
-        base = self.loss.bound(Pairs(own, label_B, key_CB), scale, self.released)
-        parts = objective.objective(
-            dict(zip(layers, tables, strict=True)), drawn, base, own, self.settings, teacher_CBD
-        )
+        base = self.loss.bound(Pairs(own, label_B, key_CB, there_CB), scale, self.released)
+        stack, texts = dict(zip(layers, tables, strict=True)), None if there_CB is None else there_CB.sum()
+        parts = objective.objective(stack, drawn, base, own, self.settings, teacher_CBD, num_texts=texts)
         return LossTerms({name: Term(part.value * examples, count, part.weight) for name, part in parts.items()}, {})
 
     # Evaluation: vectors of all texts at all layers of the grid, in one pass
@@ -344,3 +346,8 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
         from lightning_modules.matryoshka2d import export as cuts
 
         return cuts.export(self, folder, tokenizer, run, step, layers, dim, all_cells)
+
+
+def aligned_by(batch: PairBatch) -> int:
+    """Count what the alignment of tokens is a mean of: examples, or texts where examples have different numbers."""
+    return len(batch["lens"] if batch["is_ragged"] else batch["label_P"])

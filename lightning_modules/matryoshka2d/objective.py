@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datamodules.core.batches import NO_TEXT
 from lightning_modules.core.keyed import mix
 from lightning_modules.core.pair_losses import in_full_precision, unit
 from lightning_modules.core.precision import widened
@@ -134,12 +135,14 @@ def objective(
     settings: Settings,
     teacher_CBD: Tensor | None = None,
     basis: Callable[[Tensor, int, int], Tensor] | None = None,
+    num_texts: Tensor | None = None,
 ) -> dict[str, Part]:
     """Return this rank's share of a step's loss terms, by name; a step of one mode always has the same names.
 
     `stack` maps the needed layers to pooled outputs [C, B, D], the deepest being the last layer; `base` is the base
     loss of a table [C, B, d] (this rank's share); `own` are the examples that this rank answers for. `teacher_CBD`
     replaces the last layer as target of the divergence. `basis(x_RD, k, layer)` replaces Espresso's decomposition.
+    `num_texts` counts the texts of the tables where some are not there, which are vectors of zeros.
 
     Raises:
         ValueError: a teacher of another width.
@@ -152,7 +155,7 @@ def objective(
         target_CBD = stack[last].detach() if settings.detach_teacher else stack[last]
     if target_CBD.shape != stack[last].shape:
         raise ValueError(f"the teacher's vectors {list(target_CBD.shape)} are not like {list(stack[last].shape)}")
-    rows = target_CBD.shape[0] * target_CBD.shape[1]
+    rows = target_CBD.shape[0] * target_CBD.shape[1] if num_texts is None else num_texts
 
     def value(cell: Cell) -> Tensor:
         table_CBK = stack[cell.layer][..., : cell.width]
@@ -161,7 +164,8 @@ def objective(
             return divergence(student_RK, target_RK, settings.kl_temperature) / rows
         if cell.name == "alignment":
             find = basis or _basis(settings.alignment, drawn.key)
-            return alignment(stack[cell.layer], cell.width, own, settings.alignment_temperature, find, cell.layer)
+            temperature = settings.alignment_temperature
+            return alignment(stack[cell.layer], cell.width, own, temperature, find, cell.layer, rows)
         return base(unit(table_CBK) if settings.normalise else table_CBK)
 
     found: dict[str, list[tuple[float, Tensor]]] = {}
@@ -209,16 +213,17 @@ def alignment(
     temperature: float,
     basis: Callable[[Tensor, int, int], Tensor],
     layer: int,
+    num_texts: int | Tensor | None = None,
 ) -> Tensor:
     """Return Espresso's A(X) = MSE(X^k, P) + T KL(P || X^k), P = X (U_k S_k); no gradient passes through P."""
-    columns, examples, _ = table_CBD.shape
+    num_texts = table_CBD.shape[0] * table_CBD.shape[1] if num_texts is None else num_texts
     with torch.no_grad():
         basis_DK = basis(table_CBD.flatten(0, 1), width, layer)
         target_RK = table_CBD[:, own].flatten(0, 1) @ basis_DK
     found_RK = table_CBD[:, own, :width].flatten(0, 1)
     squares = (found_RK - target_RK).square().sum() / width
     kl = divergence(found_RK, target_RK, temperature)
-    return (squares + temperature * kl) / (columns * examples)
+    return (squares + temperature * kl) / num_texts
 
 
 def dependence(x_RD: Tensor) -> Tensor:
@@ -268,6 +273,13 @@ def _basis(kind: str, key: int) -> Callable[[Tensor, int, int], Tensor]:
     return lambda x_RD, width, layer: exact_basis(x_RD, width)
 
 
+def laid_out(vectors_SBD: Tensor, slot_B: Tensor, slots: int) -> Tensor:
+    """Put the vectors of texts into their slots [S, slots, D]; zeros stand for a text that is not there."""
+    if len(slot_B) == slots:
+        return vectors_SBD[:, slot_B.argsort()]
+    return vectors_SBD.new_zeros(len(vectors_SBD), slots, vectors_SBD.shape[2]).index_copy(1, slot_B, vectors_SBD)
+
+
 def first_occurrences(key_CB: Tensor, own: slice) -> tuple[Tensor, slice]:
     """Leave out examples with a text that was there before, as AnglE's collator of February 2024 does.
 
@@ -284,5 +296,6 @@ def _is_new(texts: list[int], seen: set[int]) -> bool:
     for text in texts:
         if text in seen:
             return False
-        seen.add(text)
+        if text != NO_TEXT:
+            seen.add(text)
     return True

@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.forked import train
 from tests.runs import kill_at_step, launch, metrics, optimizer_state, start, weights
 
 STEPS = 12
+WORDS = ("river", "metal", "stone", "cloud", "garden", "silver", "music", "paper")
 BASE = [
     *("fit", "--config", "configs/matryoshka2d/debug.yaml", f"--trainer.max_steps={STEPS}"),
     *("--callbacks.checkpoint.every_n_steps=3", "--callbacks.validation.every_n_steps=6"),
@@ -68,6 +70,16 @@ def assert_same(ours: Path, theirs: Path, tolerance: float = 1e-5) -> None:
 @pytest.mark.parametrize("strategy", ["zero3", pytest.param("ddp", marks=matrix), *STRATEGIES])
 def test_two_ranks_train_as_one(runs, strategy, cached):
     assert_same(runs(strategy, 2, f"--model.cached_gradients={cached}"), runs())
+
+
+@pytest.mark.parametrize("mode", ["paper", pytest.param("espresso", marks=matrix)])
+def test_different_numbers_of_hard_negatives_on_two_ranks(runs, tmp_path, mode):
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(WORDS, k=6)) for _ in range(300)]
+    rows = [{"query": a, "pos": [b], "neg": texts[n : n + n % 4]} for n, (a, b) in enumerate(pairwise(texts))]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = [f"--data.source={tmp_path / 'a.jsonl'}", f"--model.mode={mode}", "--data.validation={}"]
+    assert_same(runs("ddp", 2, *flags, "--model.cached_gradients=true"), runs("single", 1, *flags))
 
 
 @matrix

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import BertModel
 
-from datamodules.core.batches import PairBatch
+from datamodules.core.batches import NO_TEXT, PairBatch
 from datamodules.core.loader import lay_out
 from datamodules.core.tasks import Sts
 from lightning_modules.core.base import TRAIN
@@ -33,7 +33,7 @@ def pair_batch(first: int, examples: Examples, labels: list[float] | None = None
     """Lay the texts of some examples out as the loader does, longest first; `first` is their place in the order."""
     columns = [list(column) for column in zip(*examples, strict=True)]
     texts = [text for column in columns for text in column]
-    order = np.argsort([-len(text) for text in texts], kind="stable")
+    order = np.array(sorted((slot for slot in range(len(texts)) if texts[slot]), key=lambda slot: -len(texts[slot])))
     lens = np.array([len(texts[slot]) for slot in order])
     places = np.array([first + slot % len(examples) for slot in order])
     laid = lay_out(np.concatenate([texts[slot] for slot in order]), lens, lens, places, np.zeros(64, bool))
@@ -41,9 +41,10 @@ def pair_batch(first: int, examples: Examples, labels: list[float] | None = None
         **laid,
         "slot_B": torch.from_numpy(order),
         "num_columns": len(columns),
-        "key_CP": torch.tensor([[hash(tuple(text)) for text in column] for column in columns]),
+        "key_CP": torch.tensor([[hash(tuple(text)) if text else NO_TEXT for text in column] for column in columns]),
         "label_P": torch.tensor(labels or [1.0] * len(examples)),
         "has_labels": labels is not None,
+        "is_ragged": not all(texts),
         "source": "train",
     }
 
@@ -57,8 +58,12 @@ def examples_of(count: int, columns: int) -> Examples:
 
 
 def stack_of(method: Matryoshka2d, examples: Examples) -> dict[int, Tensor]:
-    """Encode every text alone: by layer a table [C, B, D]."""
-    found = [[method.model.vectors(flat_batch([text], CPU), range(4))[:, 0] for text in row] for row in examples]
+    """Encode every text alone: by layer a table [C, B, D], with zeros for what is not there."""
+    nothing = torch.zeros(4, 32)
+    found = [
+        [method.model.vectors(flat_batch([text], CPU), range(4))[:, 0] if text else nothing for text in row]
+        for row in examples
+    ]
     table_LCBD = torch.stack([torch.stack(row) for row in found]).permute(2, 1, 0, 3)
     return dict(enumerate(table_LCBD))
 
@@ -93,6 +98,38 @@ def test_triplets_in_two_micro_batches(mode, tmp_path):
     needed = {layer: stack[layer] for layer in objective.layers_needed(drawn, 3)}
     expected = objective.objective(needed, drawn, lambda table: info_nce(table, Pairs(own)), own, method.settings)
     check(terms_of(method, examples, [4, 3]), expected, 7)
+
+
+@pytest.mark.parametrize("mode", ["paper", "espresso"])
+def test_examples_with_different_numbers_of_hard_negatives(mode, tmp_path):
+    method, _ = method_of("bert", tmp_path, mode=mode)
+    examples, own, there = examples_of(6, 4), slice(0, 6), torch.ones(4, 6, dtype=torch.bool)
+    for row, column in ((1, 2), (1, 3), (3, 3), (5, 2)):
+        examples[row][column], there[column, row] = [], False
+    drawn, stack = objective.draw(method.settings, 3, 32, method.seed, 3), stack_of(method, examples)
+    needed = {layer: stack[layer] for layer in objective.layers_needed(drawn, 3)}
+
+    def base(table: Tensor) -> Tensor:
+        return info_nce(table, Pairs(own, there_CB=there))
+
+    expected = objective.objective(needed, drawn, base, own, method.settings, num_texts=there.sum())
+    # what compares no examples does not mind where texts stand: the 20 of them as a table of two columns
+    full, ten = {layer: table[there].unflatten(0, (2, 10)) for layer, table in needed.items()}, slice(0, 10)
+    again = objective.objective(full, drawn, lambda table: table.sum(), ten, method.settings)
+    free = [name for name in expected if name in ("kl", "alignment")]
+    for name in free:
+        torch.testing.assert_close(again[name].value, expected[name].value, atol=1e-6, rtol=1e-5)
+    assert free, expected.keys()
+    found = terms_of(method, examples, [2, 4])
+    check(found, expected, 6)
+    gradients = [
+        torch.autograd.grad(sum(terms), [*method.model.parameters()], allow_unused=True)
+        for terms in ([value * weight for value, weight in found.values()], [6 * objective.total(expected)])
+    ]
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_labels_and_dropped_duplicates_of_the_improved_code(tmp_path):

@@ -211,6 +211,92 @@ def test_regression_and_triplets_are_means_over_rows():
         torch.testing.assert_close(found, torch.stack(excess).relu().mean(), atol=1e-12, rtol=0)
 
 
+# Different numbers of hard negatives
+
+THERE = torch.tensor([[1] * B, [1] * B, [1, 0, 1, 1, 0, 0, 1], [1, 0, 0, 1, 1, 0, 0]]).bool()
+MANY_KEYS = torch.cat([KEYS, torch.tensor([[31, 0, 0, 2, 35, 0, 0]])]).masked_fill(~THERE, 0)
+HELD = [(c, k) for c in (1, 2, 3) for k in range(B) if THERE[c, k]]
+
+
+def nce_of_what_is_there(x: Tensor) -> Tensor:
+    rows = [(x[0, i], [x[1, i], *(x[c, k] for c, k in HELD if (c, k) != (1, i))]) for i in range(B)]
+    return nce(rows, 20.0)
+
+
+def nce_of_other_texts(x: Tensor) -> Tensor:
+    keys, rows = MANY_KEYS.tolist(), []
+    for i in range(B):
+        same = [
+            (c, k) for c, k in HELD if keys[c][k] in (keys[0][i], keys[1][i]) or (c == 1 and keys[0][k] == keys[0][i])
+        ]
+        rows.append((x[0, i], [x[1, i], *(x[c, k] for c, k in HELD if (c, k) not in same)]))
+    assert sum(len(candidates) for _, candidates in rows) < B * len(HELD)
+    return nce(rows, 20.0)
+
+
+def scored(x: Tensor, score) -> list[Tensor]:
+    return [score(x[0, k], x[c, k]) * 20 for c, k in HELD]
+
+
+def opposite(y: Tensor | None) -> list[float]:
+    return [float((1 if y is None else y[k]) if c == 1 else 0 if y is None else 1 - y[k]) for c, k in HELD]
+
+
+def regression_of_what_is_there(x: Tensor) -> Tensor:
+    return torch.stack(
+        [(cos(x[0, k], x[c, k]) - y) ** 2 for (c, k), y in zip(HELD, opposite(LABELS), strict=True)]
+    ).mean()
+
+
+def triplets_of_what_is_there(x: Tensor) -> Tensor:
+    excess = [(x[0, k] - x[1, k]).norm() - (x[0, k] - x[c, k]).norm() + 5 for c, k in HELD if c > 1]
+    return torch.stack(excess).relu().mean()
+
+
+def angle_of_what_is_there(x: Tensor) -> Tensor:
+    angles = ordered(scored(x, complex_angle), opposite(None))
+    return ordered(scored(x, cos), opposite(None)) + 30 * nce_of_what_is_there(x) + angles
+
+
+RAGGED = {
+    "info_nce": (losses.info_nce, nce_of_what_is_there),
+    "info_nce_masked": (partial(losses.info_nce, mask_duplicates=True), nce_of_other_texts),
+    "cosent": (losses.cosent, lambda x: ordered(scored(x, cos), opposite(LABELS))),
+    "angle_loss": (losses.angle_loss, lambda x: ordered(scored(x, complex_angle), opposite(LABELS))),
+    "angle": (partial(losses.angle, cosine_w=1.0), angle_of_what_is_there),
+    "cosine_regression": (losses.cosine_regression, regression_of_what_is_there),
+    "triplet": (losses.triplet, triplets_of_what_is_there),
+}
+
+
+@pytest.mark.parametrize("nothing", [0.0, 100.0], ids=["zeros", "anything"])
+@pytest.mark.parametrize("name", RAGGED)
+def test_a_hard_negative_that_is_not_there_takes_no_part(name, nothing):
+    """Losses and gradients are those of a loop over what is there, over ranks too."""
+    loss, by_hand = RAGGED[name]
+    x = table(4).masked_fill(~THERE[..., None], nothing)
+    whole, parts, loop = (x.clone().requires_grad_() for _ in range(3))
+    expected = by_hand(loop)
+    expected.backward()
+    found = loss(whole, Pairs(OWN, LABELS, MANY_KEYS, THERE))
+    found.backward()
+    for own in (slice(0, 3), slice(3, B)):
+        loss(parts, Pairs(own, LABELS, MANY_KEYS, THERE)).backward()
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    for x in (whole, parts):
+        torch.testing.assert_close(x.grad, loop.grad, atol=1e-12, rtol=0)
+        assert (x.grad[~THERE] == 0).all() and (x.grad[2:][THERE[2:]] != 0).any()
+
+
+@pytest.mark.parametrize("name", RAGGED)
+def test_a_batch_in_which_no_example_has_a_hard_negative(name):
+    x, there = table(4).requires_grad_(), THERE.clone()
+    there[2:] = False
+    value = RAGGED[name][0](x, Pairs(OWN, LABELS, MANY_KEYS, there))
+    value.backward()
+    assert value.isfinite() and x.grad.isfinite().all() and (x.grad[2:] == 0).all()
+
+
 # Over ranks
 
 
