@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import is_dataclass
 from importlib import import_module
+from inspect import isroutine, signature
 from typing import Any, get_args, get_type_hints
 
 from jsonargparse import set_parsing_settings
@@ -49,37 +50,46 @@ def imported(parts: Parts, part: Key) -> Any:
 def limit_imports(parts: Parts, kinds: Iterable[Any]) -> None:
     """Let jsonargparse import what the first pass has looked at, and nothing else that a value may name.
 
-    It asks for the classes of annotations by their names too; those are the code's, not a value's.
+    It asks for the classes of annotations, and for defaults, by their names too; those are the code's, not a value's.
     """
     named = {
         path: getattr(import_module(path.rpartition(".")[0]), path.rpartition(".")[2]) for path in parts.importable
     }
     known = annotated([*kinds, *named.values()])
     set_parsing_settings(
-        instantiate_subclass_spec_in_any=False, import_path_denylist=["*"], import_path_allowlist=[*named, *known]
+        instantiate_subclass_spec_in_any=True, import_path_denylist=["*"], import_path_allowlist=[*named, *known]
     )
 
 
 def annotated(kinds: Iterable[Any]) -> set[str]:
-    """Return the names of all classes in the annotations of some classes, and in those of dataclasses among them."""
+    """Return the names of what classes and functions are annotated with, or default to, and dataclasses among it."""
     found: set[str] = set()
     left, seen = list(kinds), set()
     while left:
         kind = left.pop()
         seen.add(kind)
         for hint in _hints(kind):
-            names = {f"{hint.__module__}.{hint.__qualname__}", get_import_path(hint)}
+            names = {f"{hint.__module__}.{hint.__qualname__}", _importable_as(hint)}
             found |= {name for name in names if name and all(map(str.isidentifier, name.split(".")))}
             left += [hint] if is_dataclass(hint) and hint not in seen else []
     return found
 
 
-def _hints(kind: Any) -> Iterator[type]:
-    """Yield the classes that the arguments of a class, with those of its bases, or of a function are annotated with."""
+def _hints(kind: Any) -> Iterator[Any]:
+    """Yield the classes in annotations, and the classes and functions among the defaults, of a class with its bases."""
     for owner in getattr(kind, "__mro__", [kind]):
+        function = owner.__init__ if isinstance(owner, type) else owner
         with suppress(NameError, TypeError, AttributeError):  # a name that is imported for checkers alone
-            hints = get_type_hints(owner.__init__ if isinstance(owner, type) else owner)
-            yield from (part for hint in hints.values() for part in _parts(hint))
+            yield from (part for hint in get_type_hints(function).values() for part in _parts(hint))
+        with suppress(ValueError, TypeError):  # written in C
+            defaults = [argument.default for argument in signature(function).parameters.values()]
+            yield from (it for it in defaults if isinstance(it, type) or isroutine(it))
+
+
+def _importable_as(kind: Any) -> str | None:
+    with suppress(ValueError, AttributeError):  # a function in a function
+        return get_import_path(kind)
+    return None
 
 
 def _parts(hint: Any) -> Iterator[type]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -196,3 +197,65 @@ def test_python_does_not_look_in_the_folder_of_a_run(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "callbacks.x.class = mine.Mine" in done.stderr
     assert f"there is no module of that name outside of {tmp_path}, the folder of a run" in done.stderr
+
+
+OWN_MODEL = """
+from collections.abc import Callable
+from typing import Any
+import lightning
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+
+class Head:
+    def __init__(self, width: int = 3) -> None:
+        self.width = width
+
+class Deep(Head):
+    def __init__(self, inner: Head | None = None) -> None:
+        self.inner = inner
+
+class Model(lightning.LightningModule):
+    def __init__(self, head: Head | None = None, optimizer: OptimizerCallable = torch.optim.Adam,
+                 act: Callable = torch.nn.ReLU(), kind: type[torch.nn.Module] = torch.nn.ReLU, other: Any = None):
+        super().__init__()
+        self.found = {"head": head, "optimizer": optimizer, "act": act, "kind": kind, "other": other}
+"""
+DEEP = "{class_path: own_model.Deep, init_args: {inner: {class_path: own_model.Head, init_args: {width: 9}}}}"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "seen"),
+    [
+        ("head", "{width: 5}", lambda it: it.width == 5),
+        ("head", DEEP, lambda it: it.inner.width == 9),
+        ("optimizer", "torch.optim.SGD", lambda it: it.args[-1].__name__ == "SGD"),
+        ("optimizer", "{class_path: torch.optim.SGD, init_args: {lr: 0.5}}", lambda it: it.keywords["lr"] == 0.5),
+        ("act", "torch.nn.GELU", lambda it: type(it).__name__ == "GELU"),
+        ("act", "torch.nn.functional.gelu", None),
+        ("act", "subprocess.getoutput", None),
+        ("act", "{class_path: functools.partial, init_args: {func: subprocess.getoutput}}", None),
+        ("kind", "torch.nn.GELU", lambda it: it.__name__ == "GELU"),
+        ("kind", "subprocess.Popen", None),
+        ("optimizer", "subprocess.Popen", None),
+        ("optimizer", "{class_path: torch.nn.ReLU}", None),
+        ("other", "subprocess.getoutput", lambda it: it == "subprocess.getoutput"),
+        (
+            "other",
+            "'{class_path: subprocess.Popen, init_args: {args: x}}'",
+            lambda it: "Popen" not in type(it).__name__,
+        ),
+        ("other", "{class_path: subprocess.Popen, init_args: {args: x}}", None),
+    ],
+)
+def test_options_of_a_class_of_ones_own(
+    option: str, value: str, seen: Callable | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_model.py").write_text(OWN_MODEL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = [*TOY, "--model", "own_model.Model", f"--model.{option}", value]
+    if seen is None:
+        with pytest.raises(ConfigError, match=f"^model.{option}"):
+            Cli("fit", resolve(words, "fit"))
+    else:
+        assert seen(Cli("fit", resolve(words, "fit")).model.found[option])
+    assert Cli("fit", resolve(words[:-2], "fit")).model.found["kind"].__name__ == "ReLU", "defaults are the code's"
