@@ -30,6 +30,7 @@ MAX_DOCUMENT_BYTES = 256 << 20
 COUNTED_AGAIN = 64 << 20  # bytes before a stretch whose lines are counted to name one that is left out
 DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\r\n]*")
+BARE_CR = "lines of text hold a bare CR, which ends no line"
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")
 Bounds = Literal["blank_line", "line", "file"]
 
@@ -151,6 +152,7 @@ def read_txt(path: Path, start: int, stop: int, records: Records) -> Iterator[st
                 if offset >= stop:
                     return
             elif (line := decoded(path, offset, raw, records)) is not None:
+                records.account.notes.update([BARE_CR] * ("\r" in line))
                 document.append(line)
                 held_bytes += len(raw)
                 refuse_endless(path, held_bytes)
@@ -196,20 +198,21 @@ def refuse_endless(path: Path, size: int) -> None:
 
 def text_lines(path: Path, start: int, stop: float, records: Records) -> Iterator[tuple[int, str]]:
     """Yield the decoded lines whose first byte lies in the stretch."""
+    is_text = kind_of(path) == ".txt"  # a bare CR cannot stand in JSON, and is refused in tables
     for offset, raw in raw_lines(path, start, records):
         if offset >= stop:
             return
         line = decoded(path, offset, raw, records)
         if line is not None:
+            records.account.notes.update([BARE_CR] * (is_text and "\r" in line))
             yield offset, line
 
 
 def read_json(path: Path, start: int, stop: int, records: Records) -> Iterator[str]:
     """Read the text field of one JSON object a line, or of the objects of an array."""
     name = records.text_field
-    fix = f"give every record the string {name!r}, or name another data.text_field"
     for value in json_values(path, start, stop, records):
-        problem = ""
+        problem, fix = "", f"give every record the string {name!r}, or name another data.text_field"
         if not isinstance(value, dict):
             problem = f"not a JSON object: {str(value)[:60]!r}"
         elif name not in value:

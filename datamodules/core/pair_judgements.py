@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from datamodules.core.account import Account
+from datamodules.core.errors import DataError
 from datamodules.core.formats import format_of
+from datamodules.core.opening import stem_of
 
 BEIR = ("corpus", "queries", "qrels")
 SPLITS = {"val": ("dev", "validation", "val", "test"), "test": ("test", "dev", "validation", "val")}  # of judgements
@@ -15,15 +17,31 @@ Judged = tuple[str, str, float]  # query, document, grade
 def beir_files(folder: Path, split: str) -> dict[str, str]:
     """Find corpus, queries and judgements in a folder in the form of BEIR, as far as they are there.
 
-    Of several judgements those of the split are taken; where there are none of it, those of the other one.
+    Of several judgements those of the split are taken; where there are none of it, those of the other one. Corpus and
+    queries may be folders, as on the hub.
+
+    Raises:
+        DataError: a file is there twice, with two endings.
     """
     found = {}
     for part in BEIR:
-        patterns = [f"{part}/{name}.*" for name in SPLITS[split]] if part == "qrels" else []
-        paths = [path for pattern in (*patterns, f"{part}.*") for path in sorted(folder.glob(pattern))]
-        if readable := [str(path.absolute()) for path in paths if format_of(path)]:
-            found[part] = readable[0]
+        places = [folder / part / name for name in SPLITS[split]] if part == "qrels" else []
+        for place in (*places, folder / part):
+            fitting = [path for path in sorted(place.parent.glob(f"{place.name}.*")) if is_form_of(path, place.name)]
+            if len(fitting) > 1:
+                names = " and ".join(path.name for path in fitting)
+                raise DataError(f"{place.parent}: {names} could be the {part}; name one in {part} of the set")
+            if not fitting and part != "qrels" and place.is_dir():
+                fitting = [place]
+            if fitting:
+                found[part] = str(fitting[0].absolute())
+                break
     return found
+
+
+def is_form_of(path: Path, name: str) -> bool:
+    """Say whether a file has a name and the ending of a known format behind it."""
+    return path.is_file() and stem_of(path) == name and format_of(path) is not None
 
 
 def rows_of(

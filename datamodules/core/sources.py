@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datamodules.core.addresses import address_problem
 from datamodules.core.errors import DataError
@@ -182,36 +182,43 @@ def hub_files(name: str, path: str, config: str | None, split: str | None) -> tu
 
 def described(path: Path, cache: Path) -> list[str]:
     """Describe a file for a fingerprint: its kind and its content."""
-    rule = ["quotes of a tsv join no rows"] if kind_of(path) == ".tsv" and holds(path, b'"') else []
-    return ["".join(path.suffixes[-2:]), content_hash(path, cache), *rule]
+    known = facts_of(path, cache)
+    rule = ["quotes of a tsv join no rows"] if known.get("quotes") else []
+    return ["".join(path.suffixes[-2:]), known["sha256"], *rule]
+
+
+def facts_of(path: Path, cache: Path) -> dict[str, Any]:
+    """Give a file's hash, and whether a .tsv holds quotes; of a large file once, and again where it has changed.
+
+    Date and size alone would not tell: copies and some editors keep them (huggingface/datasets#2956).
+    """
+    stat = path.stat()
+    if stat.st_size <= HASHED_ALWAYS:
+        return looked_at(path)
+    absolute = path.resolve()
+    note = cache / "content" / f"{hashlib.sha256(str(absolute).encode()).hexdigest()[:32]}.json"
+    seen = [str(absolute), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, sample_of(path, stat.st_size)]
+    try:
+        known = json.loads(note.read_text())
+        if known["file"] == seen and "sha256" in known and ("quotes" in known) == (kind_of(path) == ".tsv"):
+            return known
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    found = looked_at(path)
+    write_atomically(note, json.dumps({"file": seen, **found}))
+    return found
+
+
+def looked_at(path: Path) -> dict[str, Any]:
+    """Hash a file, and look whether a .tsv holds quotes."""
+    found: dict[str, Any] = {"sha256": sha256_of(path)}
+    return found | {"quotes": holds(path, b'"')} if kind_of(path) == ".tsv" else found
 
 
 def holds(path: Path, byte: bytes) -> bool:
     """Say whether a byte stands in a file."""
     with told_damage(path, 0), open_bytes(path) as stream:
         return any(byte in some for some in iter(lambda: stream.read(1 << 20), b""))
-
-
-def content_hash(path: Path, cache: Path) -> str:
-    """Hash a file's content; that of a large one once, and again where anything about the file has changed.
-
-    Date and size alone would not tell: copies and some editors keep them (huggingface/datasets#2956).
-    """
-    stat = path.stat()
-    if stat.st_size <= HASHED_ALWAYS:
-        return sha256_of(path)
-    absolute = path.resolve()
-    note = cache / "content" / f"{hashlib.sha256(str(absolute).encode()).hexdigest()[:32]}.json"
-    seen = [str(absolute), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, sample_of(path, stat.st_size)]
-    try:
-        known = json.loads(note.read_text())
-        if known["file"] == seen:
-            return known["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    sha256 = sha256_of(path)
-    write_atomically(note, json.dumps({"file": seen, "sha256": sha256}))
-    return sha256
 
 
 def sample_of(path: Path, size: int) -> str:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import parquet
+from pyarrow import compute, parquet
 
 from datamodules.core.errors import DataError
 from datamodules.core.lines import Records, text_lines
 from datamodules.core.opening import MAX_LINE_BYTES, POINTER, kind_of, lines_from, look, told_damage
 
-ROWS_AT_ONCE = 1024
+TOO_LONG = f"more than {MAX_LINE_BYTES >> 20} MiB; break them into several records"
+ROWS_AT_ONCE, BYTES_AT_ONCE = 1024, 64 << 20
+QUOTES_STAY = "lines of a .tsv have fields that begin with a quote, which joins nothing there and stays in the text"
 QUOTED = re.compile(rb'"(?:[^"]|"")*"')
 KINDS = {".parquet": "a Parquet", ".arrow": "an Arrow"}
 
@@ -55,6 +57,8 @@ def table_rows(path: Path, records: Records) -> Iterator[list[str]]:
                 yield header
             elif row:
                 records.account.see(header)
+                if is_tsv and not (unquote or records.quotes_join) and any(field.startswith('"') for field in row):
+                    records.account.notes[QUOTES_STAY] += 1
                 if records.line > begin:
                     records.account.notes["records of several lines"] += 1
                 if len(row) == len(header):
@@ -129,7 +133,10 @@ def text_column(path: Path, schema: pa.Schema, records: Records) -> None:
 
 def values(path: Path, column: pa.Array, row: int, records: Records, names: list[str]) -> Iterator[str]:
     """Yield the strings of a column whose first value stands in the given row; `names` are those of all columns."""
-    for number, value in enumerate(column.cast(pa.large_binary()).to_pylist(), row):
+    column = column.cast(pa.large_binary())
+    if (compute.max(compute.binary_length(column)).as_py() or 0) > MAX_LINE_BYTES:
+        raise DataError(f"{path}: among the rows from {row} on is one of {TOO_LONG}")
+    for number, value in enumerate(column.to_pylist(), row):
         records.account.see(names)
         problem = f"{records.text_field!r} is null"
         try:
@@ -157,10 +164,25 @@ def read_parquet(path: Path, start: int, stop: int, records: Records) -> Iterato
         if group >= start:
             first = row
             with whole(path):
-                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[records.text_field]):
+                for batch in batches_of(path, file, group, [records.text_field]):
                     yield from values(path, batch.column(0), first, records, names)
                     first += batch.num_rows
         row += file.metadata.row_group(group).num_rows
+
+
+def batches_of(
+    path: Path, file: parquet.ParquetFile, group: int, columns: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a row group, fewer at once where they are long.
+
+    Raises:
+        DataError: they are longer than MAX_LINE_BYTES on average.
+    """
+    known = file.metadata.row_group(group)
+    if known.total_byte_size > MAX_LINE_BYTES * known.num_rows:
+        raise DataError(f"{path}: row group {group} has records of {TOO_LONG}")
+    fitting = BYTES_AT_ONCE * known.num_rows // max(1, known.total_byte_size)
+    return file.iter_batches(min(max(1, fitting), ROWS_AT_ONCE), row_groups=[group], columns=columns)
 
 
 def arrow_batches(path: Path, records: Records) -> Iterator[pa.RecordBatch]:
@@ -206,11 +228,16 @@ def rows_of(path: Path, records: Records) -> Iterator[dict[str, Any]]:
     """Yield the whole rows of a Parquet or Arrow file."""
     with whole(path):
         is_parquet = kind_of(path) == ".parquet"
-        batches = open_parquet(path, records).iter_batches() if is_parquet else arrow_batches(path, records)
+        if is_parquet:
+            file = open_parquet(path, records)
+            batches = (batch for group in range(file.num_row_groups) for batch in batches_of(path, file, group))
+        else:
+            batches = arrow_batches(path, records)
         for batch in batches:
-            for row in batch.to_pylist():
-                records.account.see(row)
-                yield row
+            for first in range(0, batch.num_rows, ROWS_AT_ONCE):
+                for row in batch.slice(first, ROWS_AT_ONCE).to_pylist():
+                    records.account.see(row)
+                    yield row
 
 
 def schema_of(path: Path, records: Records) -> pa.Schema:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from datamodules.core import lines, opening
+from datamodules.core import lines, opening, tables
 from datamodules.core.errors import DataError
 from datamodules.core.labels import records_of
 from datamodules.core.lines import Records
@@ -156,6 +156,20 @@ def test_a_quote_joins_no_rows_of_a_tsv(tmp_path: Path) -> None:
     assert texts(path, quotes_join=True) == ["two\nlines"]
 
 
+def test_what_stays_in_a_text_is_told(tmp_path: Path) -> None:
+    path, records = tmp_path / "a.tsv", Records()
+    path.write_text(QUOTES)
+    list(records_of(path, records))
+    assert list(records.account.notes.items()) == [(tables.QUOTES_STAY, 1)]
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\rtwo\nthree\r\n\nfour\n")
+    for bounds in ("blank_line", "line", "file"):
+        source = Source((path,), bounds=bounds)
+        records = source.records()
+        list(source.texts(records))
+        assert dict(records.account.notes) == {lines.BARE_CR: 1}, bounds
+
+
 def test_joined_rows_of_a_csv_are_counted_and_an_open_quote_is_found(tmp_path: Path) -> None:
     path, records = tmp_path / "a.csv", Records()
     path.write_text('text,label\n"two\nlines",1\nb,0\n')
@@ -197,6 +211,22 @@ def test_a_line_has_a_bound_and_memory_stays_flat(tmp_path: Path) -> None:
         assert path.name == "plain.jsonl" or all("more than 128 MiB" in message for message in messages)
         assert int(grown) < 450, "MiB"
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_a_value_of_a_table_has_the_bound_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(tables, "MAX_LINE_BYTES", 1000)
+    table = pa.table({"text": ["a", "b" * 2000, *["c"] * 50]})
+    if name == "a.parquet":
+        parquet.write_table(table, tmp_path / name)
+        parquet.write_table(table.slice(1, 1), tmp_path / "one.parquet")
+        with pytest.raises(DataError, match=r"row group 0 has records of more than"):
+            list(records_of(tmp_path / "one.parquet"))
+    else:
+        with pa.ipc.new_file(tmp_path / name, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(DataError, match=r"among the rows from 0 on is one of more than 128 MiB"):
+        texts(tmp_path / name)
 
 
 def test_bad_records_cost_the_same_wherever_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

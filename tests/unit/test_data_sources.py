@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import io
 import itertools
 import json
@@ -19,7 +20,7 @@ from datamodules.core.errors import DataError
 from datamodules.core.formats import format_of
 from datamodules.core.labels import Fields, read_examples
 from datamodules.core.lines import Records
-from datamodules.core.sources import Source, content_hash, locate
+from datamodules.core.sources import Source, facts_of, locate
 
 TEXTS = ["One.\nTwo, with a comma.", "Three.", 'Four "quoted"\nand five.', "Ünïcödé ✓ six", "seven"]
 
@@ -138,12 +139,24 @@ def test_a_hub_name_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> N
 def test_content_hash_is_remembered_and_notices_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "HASHED_ALWAYS", 10)
     path = write(tmp_path / "a.txt")
-    first = content_hash(path, tmp_path / "cache")
+    first = facts_of(path, tmp_path / "cache")["sha256"]
     note = next((tmp_path / "cache/content").iterdir())
     note.write_text(note.read_text().replace(first, "remembered"))
-    assert content_hash(path, tmp_path / "cache") == "remembered"
+    assert facts_of(path, tmp_path / "cache")["sha256"] == "remembered"
     path.write_text("other words than before")
-    assert content_hash(path, tmp_path / "cache") not in (first, "remembered")
+    assert facts_of(path, tmp_path / "cache")["sha256"] not in (first, "remembered")
+
+
+def test_a_tsv_is_looked_through_for_quotes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "HASHED_ALWAYS", 10)
+    path, cache = tmp_path / "a.tsv", tmp_path / "cache"
+    path.write_text("text\nplain words\n")
+    plain = sources.described(path, cache)
+    assert plain == [".tsv", hashlib.sha256(path.read_bytes()).hexdigest()], "as it always was"
+    path.write_text('text\nplain "words"\n')
+    rule = sources.described(path, cache)[2:]
+    monkeypatch.setattr(sources, "open_bytes", None)
+    assert rule == sources.described(path, cache)[2:] == ["quotes of a tsv join no rows"]
 
 
 @pytest.mark.parametrize("always", [10, 1 << 20])
@@ -153,12 +166,12 @@ def test_a_change_that_keeps_size_and_date_is_noticed(
     monkeypatch.setattr(sources, "HASHED_ALWAYS", always)
     path = tmp_path / "a.txt"
     path.write_text("a river and a stone\n" * 10)
-    first, stat = content_hash(path, tmp_path / "cache"), path.stat()
+    first, stat = facts_of(path, tmp_path / "cache")["sha256"], path.stat()
     with path.open("r+") as stream:  # in place: the same inode too
         stream.write("a cloud")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert path.stat().st_size == stat.st_size and path.stat().st_mtime_ns == stat.st_mtime_ns
-    assert content_hash(path, tmp_path / "cache") != first
+    assert facts_of(path, tmp_path / "cache")["sha256"] != first
 
 
 def raw(name: str, content: bytes) -> Callable[[Path], Path]:

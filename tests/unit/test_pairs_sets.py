@@ -118,6 +118,24 @@ def beir(folder: Path, documents: list[str], queries: list[str], **judgements: l
     return str(folder)
 
 
+def test_beir_in_the_forms_that_people_have(tmp_path: Path) -> None:
+    path = Path(beir(tmp_path / "x", ["1", "2"], ["3"], test=[("3", "1", 1)]))
+    (path / ".corpus.jsonl").write_text("hidden")
+    (path / "corpus.old.jsonl").write_text("another name")
+    sets = {"x": EvaluationSet("retrieval", str(path))}
+    assert [len(task.document_M) for task in judged(tmp_path, sets).tasks("val")] == [2]
+    (path / "corpus").mkdir()
+    rows = (path / "corpus.jsonl").read_text().splitlines(keepends=True)
+    for number, row in enumerate(rows):
+        (path / f"corpus/corpus-0000{number}-of-00002.jsonl").write_text(row)
+    (path / "corpus.jsonl").unlink()
+    assert [len(task.document_M) for task in judged(tmp_path, sets).tasks("val")] == [2], "a folder of shards"
+    for name in ("corpus.jsonl", "corpus.jsonl.gz"):
+        (path / name).write_text("")
+    with pytest.raises(DataError, match=r"x: corpus\.jsonl and corpus\.jsonl\.gz could be the corpus; name one"):
+        judged(tmp_path, sets)
+
+
 def test_a_query_is_left_out_of_its_own_ranking_as_in_beir(tmp_path: Path) -> None:
     rows = [("1", "2", 1), ("2", "2", 1), ("2", "3", 2), ("9", "1", 1)]
     path = beir(tmp_path / "x", ["1", "2", "3", "4"], ["1", "2", "9"], test=rows)
