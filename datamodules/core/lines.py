@@ -30,6 +30,7 @@ MAX_DOCUMENT_BYTES = 256 << 20
 COUNTED_AGAIN = 64 << 20  # bytes before a stretch whose lines are counted to name one that is left out
 DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\r\n]*")
+NOT_UTF8_FIX = "convert the file, as by iconv -t utf-8"
 BARE_CR = "lines of text hold a bare CR, which ends no line"
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")
 Bounds = Literal["blank_line", "line", "file"]
@@ -96,9 +97,13 @@ def decoded(path: Path, offset: int, line: bytes, records: Records) -> str | Non
         return line.decode()
     except UnicodeDecodeError as error:
         records.account.see()
-        byte = f"byte 0x{line[error.start]:02x} at offset {offset + error.start}"
-        records.bad(records.place(path), f"not UTF-8 ({byte})", "convert the file, as by iconv -t utf-8")
+        records.bad(records.place(path), not_utf8(line, offset, error), NOT_UTF8_FIX)
         return None
+
+
+def not_utf8(line: bytes, offset: int, error: UnicodeDecodeError) -> str:
+    """Say which byte of a line is not UTF-8."""
+    return f"not UTF-8 (byte 0x{line[error.start]:02x} at offset {offset + error.start})"
 
 
 def text_extent(path: Path, records: Records) -> int:

@@ -20,6 +20,7 @@ BOM = b"\xef\xbb\xbf"
 MAX_LINE_BYTES = 128 << 20
 HEAD_BYTES = 1 << 16
 POINTER = b"version https://git-lfs.github.com/spec/"
+BARE_CR_FIX = "convert it, as by tr '\\r' '\\n'"
 NOT_DATA = ("__MACOSX/",)  # what macOS adds to archives
 MAGIC = {
     b"\x1f\x8b": ".gz",
@@ -192,7 +193,7 @@ def look(path: Path, head: bytes) -> None:
     elif len(head) > 40 and head.count(0, 0, 2000) > min(len(head), 2000) // 3:
         problem = "is UTF-16 without a mark, or no text; convert it, as by iconv -f UTF-16LE -t UTF-8"
     elif b"\r" in head.rstrip() and b"\n" not in head:
-        problem = "has lines that end in a bare CR; convert it, as by tr '\\r' '\\n'"
+        problem = f"has lines that end in a bare CR; {BARE_CR_FIX}"
     elif head[:100].lstrip().lower().startswith((b"<!doctype html", b"<html")) and kind_of(path) != ".txt":
         problem = "is a web page; download the file that it shows"
     if problem:

@@ -243,9 +243,10 @@ def records(path: Path, bad: Records) -> Iterator[tuple[str, dict[str, Any]]]:
     if kind_of(path) == ".txt":
         raise DataError(f"{path}: a txt file has no columns; give jsonl, json, csv, tsv, parquet or arrow")
     for place, record in records_of(path, bad):
-        if not isinstance(record, dict):
-            raise DataError(f"{place}: not a record but {str(record)[:40]!r}; write one JSON object a line")
-        yield place, record
+        if isinstance(record, dict):
+            yield place, record
+        else:
+            bad.bad(place, f"not a record but {str(record)[:40]!r}", "write one JSON object a line")
 
 
 def number_for(

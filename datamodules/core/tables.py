@@ -11,8 +11,8 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 
 from datamodules.core.errors import DataError
-from datamodules.core.lines import Records, text_lines
-from datamodules.core.opening import MAX_LINE_BYTES, POINTER, kind_of, lines_from, look, told_damage
+from datamodules.core.lines import NOT_UTF8_FIX, Records, not_utf8, raw_lines
+from datamodules.core.opening import BARE_CR_FIX, MAX_LINE_BYTES, POINTER, kind_of, lines_from, look, told_damage
 
 TOO_LONG = f"more than {MAX_LINE_BYTES >> 20} MiB; break them into several records"
 ROWS_AT_ONCE, BYTES_AT_ONCE = 1024, 64 << 20
@@ -47,12 +47,15 @@ def table_rows(path: Path, records: Records) -> Iterator[list[str]]:
     if is_tsv and not records.quotes_join:
         form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     unquote = is_tsv and not records.quotes_join and quotes_are_closed(path)
-    rows = csv.reader((line + "\n" for _, line in text_lines(path, 0, float("inf"), records)), **form)
+    wrong: list[str] = []
+    rows = csv.reader(table_lines(path, records, wrong), **form)
     begin, header = 1, None
     try:
         for row in rows:
             row = [unquoted(field) for field in row] if unquote else row
             if header is None and row:
+                if wrong:
+                    raise DataError(f"{path}:{begin}: {wrong[0]}; {NOT_UTF8_FIX}")
                 header = checked_header(row, path, is_tsv)
                 yield header
             elif row:
@@ -61,15 +64,32 @@ def table_rows(path: Path, records: Records) -> Iterator[list[str]]:
                     records.account.notes[QUOTES_STAY] += 1
                 if records.line > begin:
                     records.account.notes["records of several lines"] += 1
-                if len(row) == len(header):
+                if wrong:
+                    records.bad(f"{path}:{begin}", wrong[0], NOT_UTF8_FIX)
+                elif len(row) == len(header):
                     yield row
                 else:
                     records.bad(f"{path}:{begin}", *wrong_width(row, header, is_tsv))
             begin = records.line + 1
+            wrong.clear()
     except csv.Error as error:
+        if "new-line" in str(error):
+            raise DataError(
+                f"{path}:{begin}: a field holds a bare CR; {BARE_CR_FIX}, or put the field in quotes"
+            ) from None
         raise DataError(f"{path}:{begin}: not CSV ({error}); close the quotes and double those inside") from None
     if header is None:
         raise DataError(f"{path}: is empty; write a header line, and a record a line below it")
+
+
+def table_lines(path: Path, records: Records, wrong: list[str]) -> Iterator[str]:
+    """Yield the lines of a table; `wrong` learns of those that are not UTF-8, for the row that they belong to."""
+    for offset, raw in raw_lines(path, 0, records):
+        try:
+            yield raw.decode() + "\n"
+        except UnicodeDecodeError as error:
+            wrong.append(not_utf8(raw, offset, error))
+            yield raw.decode(errors="replace") + "\n"
 
 
 def checked_header(header: list[str], path: Path, is_tsv: bool) -> list[str]:
@@ -83,7 +103,7 @@ def checked_header(header: list[str], path: Path, is_tsv: bool) -> list[str]:
         raise DataError(
             f"{path}:1: its header is one column, {header[0]!r:.60}; write commas between columns, or tabs in a .tsv"
         )
-    if twice := next((name for name in header if header.count(name) > 1), None):
+    if twice := next((name for name in header if name and header.count(name) > 1), None):
         raise DataError(f"{path}:1: its header names {twice!r} twice; rename one of them")
     return header
 

@@ -107,6 +107,8 @@ def test_a_zip_of_one_file_is_read(tmp_path: Path) -> None:
         ("a.jsonl", gzip.compress(LINES), r"is a \.gz file by its first bytes"),
         ("a.jsonl", zstd(LINES), r"is a \.zst file by its first bytes"),
         ("a.jsonl", b"<!DOCTYPE html><html>", "is a web page"),
+        ("a.csv", b"text,label\na\rb,1\n", "a field holds a bare CR; convert it"),
+        ("a.csv", b"text,l\xe9bel\na,1\n", r"a\.csv:1: not UTF-8 \(byte 0xe9 at offset 6\)"),
         ("a.jsonl.gz", LINES, r"is plain text, not compressed; take \.gz off its name"),
         ("a.jsonl.gz", b"", "is empty, as no compressed file is"),
         ("a.jsonl.gz", zstd(LINES), r"is a \.zst file by its first bytes"),
@@ -168,6 +170,16 @@ def test_what_stays_in_a_text_is_told(tmp_path: Path) -> None:
         records = source.records()
         list(source.texts(records))
         assert dict(records.account.notes) == {lines.BARE_CR: 1}, bounds
+
+
+def test_a_row_that_is_not_utf_8_is_left_out_whole(tmp_path: Path) -> None:
+    path, records = tmp_path / "a.csv", Records(skip_bad=True)
+    path.write_bytes(b'text,label\n"one\ntw\xe9\nthree",1\nb,0\n')
+    assert [row for _, row in records_of(path, records)] == [{"text": "b", "label": "0"}]
+    assert records.account.messages == [f"{path}:2: not UTF-8 (byte 0xe9 at offset 18); {lines.NOT_UTF8_FIX}"]
+    assert records.account.records == 2 and records.account.left_out == {"refused": 1}
+    path.write_bytes(b"text,label,,\na,1,,\n")
+    assert [row["label"] for _, row in records_of(path)] == ["1"], "columns without a name may be several"
 
 
 def test_joined_rows_of_a_csv_are_counted_and_an_open_quote_is_found(tmp_path: Path) -> None:
