@@ -237,7 +237,7 @@ def measured_speed(run: Path) -> tuple[float, str]:
     name, file = "perf/tokens_per_s", run / "metrics.jsonl"
     try:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"--from {short(run)}: {file.name} cannot be read ({error}); give a run's folder") from None
     values = [line[name] for line in lines if isinstance(line, dict) and isinstance(line.get(name), int | float)]
     values = [value for value in values[1:] or values if 0 < value < math.inf]

@@ -101,6 +101,8 @@ def table(folder: Path) -> str:
     found = read_json(folder / SWEEP)
     if found is None:
         raise ConfigError(f"{short(folder)}: no sweep; `launch slurm --array KEY=VALUE,... --run.dir DIR` makes one")
+    if not all(_is_member(name, values) for name, values in found.items()):
+        raise ConfigError(f"{short(folder / SWEEP)}: is damaged: expected folders' names, each with its values by key")
     keys = list(dict.fromkeys(key for values in found.values() for key in values))
     runs = {name: _metrics(folder / name / "metrics.jsonl") for name in found}
     metric = _metric(list(runs.values()))
@@ -116,11 +118,16 @@ def table(folder: Path) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |\n" for row in rows)
 
 
+def _is_member(name: str, values: Any) -> bool:
+    is_name = name not in ("", ".", "..") and "/" not in name
+    return is_name and isinstance(values, dict) and all(isinstance(value, str) for value in values.values())
+
+
 def _metrics(file: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     with suppress(OSError):
         for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 line = json.loads(text)
                 lines += [line] if isinstance(line, dict) else []
     return lines

@@ -305,3 +305,22 @@ def test_the_last_of_two_that_end_together_sees_both(tmp_path: Path) -> None:
     started = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for command in commands]
     assert [process.wait(60) for process in started] == [1] * 6
     assert (tmp_path / "sweep.md").read_text().count("failed") == 6
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "3", '{"a": 3}', '{"a": {"k": 3}}', '{"a": {"k": null}}', '{"../../b": {}}', '{"": {}}', '{"a": [1]}'],
+)
+def test_a_list_of_runs_that_is_none_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"sweep.json: is damaged|: no sweep; "):
+        sweep.table(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "\ud800", "[]\n3\nnull\n", '{"train/loss": "x", "val/loss": null}'])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "ledger.jsonl", "outcome.json"])
+def test_records_that_are_none_take_no_table_down(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text('{"a": {"k": "v"}}')
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / name).write_text(text, errors="surrogatepass")
+    assert "| v | 0 |" in sweep.table(tmp_path)
