@@ -163,8 +163,13 @@ class LabelledText(TextDataModule):
         """Learn the names of the classes: of a run that has begun its own, else those of the training examples.
 
         Returns the training examples, if they were read and are wanted.
+
+        Raises:
+            DataError: a run with checkpoints has lost its names.
         """
         known = self.label_names or (read_names(self.began) if self.began else None)
+        if known is None and self.kept_tokenizer:
+            raise DataError(f"{self.began / LABELS_FILE}: is missing; restore it: it names the classes of the run")
         if known is not None:
             self.know(known)
             return {}

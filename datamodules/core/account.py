@@ -95,6 +95,11 @@ class Account:
         """Note columns whose values are used."""
         self.columns_read += [name for name in columns if name not in self.columns_read]
 
+    def note(self, what: str, count: int) -> None:
+        """Count something in words, unless there is none of it."""
+        if count:
+            self.notes[what] += count
+
     @property
     def unread(self) -> dict[str, int]:
         """Columns that were not read, with the number of records that had them."""

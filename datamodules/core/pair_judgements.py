@@ -8,6 +8,7 @@ from datamodules.core.formats import format_of
 from datamodules.core.opening import stem_of
 
 BEIR = ("corpus", "queries", "qrels")
+NAMED = {"corpus": "corpus.jsonl", "queries": "queries.jsonl", "qrels": "qrels/{}.tsv"}
 SPLITS = {"val": ("dev", "validation", "val", "test"), "test": ("test", "dev", "validation", "val")}  # of judgements
 UNKNOWN = "of the judgements name documents that are not there, and are never found"
 AGAIN = "of the judgements stand there again; the highest grade counts"
@@ -60,10 +61,9 @@ def rows_of(
         else:
             there = document in documents
             row = documents[document] if there else unknown.setdefault(document, -1 - len(unknown))
-            account.notes[UNKNOWN] += not there
-            account.notes[AGAIN] += (query, document) in seen
+            account.note(UNKNOWN, not there)
+            account.note(AGAIN, (query, document) in seen)
             account.used += 1
             seen.add((query, document))
             rows.append((queries[query], row, grade))
-    account.notes = +account.notes  # without what is nought
     return rows

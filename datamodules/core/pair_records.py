@@ -174,9 +174,9 @@ class Reading:
         negatives = []
         for name in roles.negatives:
             held = several(record, name, f"{self.key}.columns.negatives", place, may_lack=True)
-            account.notes[EMPTY_NEGATIVES] += held.count("")
+            account.note(EMPTY_NEGATIVES, held.count(""))
             negatives += filter(None, held)
-        account.notes[SEVERAL_POSITIVES] += len(positives) > 1
+        account.note(SEVERAL_POSITIVES, len(positives) > 1)
         return [Pair((anchor, positive, *negatives), label) for positive in positives]
 
     def label(self, record: dict[str, Any], roles: Roles, place: str) -> float | None:

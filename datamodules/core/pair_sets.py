@@ -15,7 +15,7 @@ from datamodules.core.errors import DataError
 from datamodules.core.labels import present, text_of
 from datamodules.core.lines import Records
 from datamodules.core.pair_columns import Finder, Wanted
-from datamodules.core.pair_judgements import BEIR, Judged, beir_files, rows_of
+from datamodules.core.pair_judgements import BEIR, NAMED, SPLITS, Judged, beir_files, rows_of
 from datamodules.core.pair_options import Columns, EvaluationSet, Prompts
 from datamodules.core.pair_records import (
     MADE,
@@ -260,7 +260,12 @@ def planned(
         given = {part: found for part in ("path", "train", *BEIR) if (found := getattr(options, part)) is not None}
         if options.task == "retrieval" and "path" in given and (folder := local(under(root, given["path"]))).is_dir():
             parts = {**beir_files(folder, split), **given}
-            given = {part: parts[part] for part in BEIR} if parts.keys() >= {*BEIR} else given
+            lacking = [part for part in BEIR if part not in parts]
+            if len(lacking) == 1:
+                usual = NAMED[lacking[0]].format(SPLITS[split][0])
+                fix = f"name another file in data.{group}.{name}.{lacking[0]}"
+                raise DataError(f"{folder}: holds files in the form of BEIR, but no {usual}; {fix}")
+            given = {part: parts[part] for part in BEIR} if not lacking else given
         files = {part: located(path, root, "train" if part == "train" else split) for part, path in given.items()}
         if "corpus" in files and options.columns is not None:
             raise DataError(f"data.{group}.{name}.columns: has no meaning for files in the form of BEIR; take it out")

@@ -45,6 +45,10 @@ def test_predictions_tests_and_exports_have_the_classes_of_the_run(tmp_path):
     write(tmp_path / "test.csv", {name: name for name in TEXTS})
     train(run, 1, f"--data.test_source={tmp_path / 'test.csv'}", command="test")
     assert json.loads((run / "test.json").read_text())["test/accuracy"] == 1
+    (run / "labels.json").rename(tmp_path / "labels.json")
+    told = train(run, 1, command="predict", code=1)
+    assert f"{run / 'labels.json'}: is missing; restore it" in told
+    (tmp_path / "labels.json").rename(run / "labels.json")
     assert main([str(run), "--out", str(tmp_path / "out")]) == 0
     exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config
     assert exported.id2label == {0: "Positive", 1: "negative"}
