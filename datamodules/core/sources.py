@@ -177,6 +177,8 @@ def hub_files(name: str, path: str, config: str | None, split: str | None) -> tu
             f"{name}: neither a local file or folder nor a dataset of the hub, written NAME:CONFIG:SPLIT ({reason}); "
             "correct the name, or download it where there is a network"
         ) from error
+    if not dataset.cache_files:
+        raise DataError(f"{name}: `datasets` holds it in memory alone; unset HF_DATASETS_IN_MEMORY_MAX_SIZE")
     return tuple(Path(file["filename"]) for file in dataset.cache_files)
 
 

@@ -8,6 +8,7 @@ import itertools
 import json
 import lzma
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,6 +135,27 @@ def test_a_hub_name_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="nobody/nothing: neither a local file or folder nor a dataset of the hub"):
         locate("nobody/nothing", "train")
+
+
+def test_a_hub_data_set_that_fits_in_memory_has_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As huggingface/datasets#2386: with HF_DATASETS_IN_MEMORY_MAX_SIZE a data set names no files."""
+    from datasets import load_dataset
+
+    cache = tmp_path / "cache"
+    parquet.write_table(pa.table({"text": TEXTS}), tmp_path / "a.parquet")
+    made = load_dataset("parquet", data_files={"train": str(tmp_path / "a.parquet")}, cache_dir=str(cache))
+    built = Path(made["train"].cache_files[0]["filename"]).parent
+    there = cache / "acme___toy/default/0.0.0" / ("a" * 40)
+    shutil.copytree(built, there)
+    info = json.loads((there / "dataset_info.json").read_text())
+    (there / "dataset_info.json").write_text(json.dumps(info | {"dataset_name": "toy", "config_name": "default"}))
+    for file in there.glob("parquet-*.arrow"):
+        file.rename(file.with_name(file.name.replace("parquet-", "toy-")))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.IN_MEMORY_MAX_SIZE", 1 << 40)
+    assert load_dataset("acme/toy", split="train").cache_files == [], "the fault is there"
+    assert read(*locate("acme/toy", "train")) == TEXTS
 
 
 def test_content_hash_is_remembered_and_notices_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
