@@ -37,7 +37,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null && test -x $(BIN)/pip || { \
 	    rm -rf $(VENV) && $(PYTHON) -m pip install --quiet --target $(VENV).make virtualenv \
 	    && PYTHONPATH=$(VENV).make $(PYTHON) -m virtualenv --quiet $(VENV) && rm -rf $(VENV).make; }
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,bench,minilm,mteb]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,bench,minilm,mteb,trackers]'
 	@$(BIN)/pip install --quiet --no-deps angle-emb==0.6.1 || echo "no angle-emb: the tests against its losses are skipped"
 	@touch $@
 

@@ -2,28 +2,64 @@
 
 import json
 import logging
+import os
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from callbacks.papers import Papers
 from datamodules.core.errors import DataError
 
 _log = logging.getLogger(__name__)
 
 
 class TensorBoard(TensorBoardLogger):
-    """Scalars, texts and histograms for TensorBoard, in RUN/tensorboard.
+    """Scalars, texts, images and histograms for TensorBoard, in the run's folder itself.
+
+    `tensorboard --logdir` names a run by the folder of its files, so it has the run's own name. A run that began with
+    them in RUN/tensorboard goes on there. The tab HPARAMS shows the configuration with the newest value of each
+    scalar; the texts are the command, the commit and the configuration of every attempt.
 
     Args:
         folder: The run folder; the launcher fills it in.
         flush_seconds: How often what was logged is written out.
+
+    Raises:
+        DataError: RUN/tensorboard is there and no folder.
     """
 
     def __init__(self, folder: str | None = None, flush_seconds: int = 10) -> None:
-        super().__init__(save_dir=folder or ".", name="tensorboard", version="", flush_secs=flush_seconds)
+        run = Path(folder or ".")
+        earlier = run / "tensorboard"
+        if os.path.lexists(earlier) and not earlier.is_dir():
+            raise DataError(f"{earlier}: is not a folder; move it away")
+        place = earlier if earlier.is_dir() else run
+        super().__init__(save_dir=str(place), name="", version="", flush_secs=flush_seconds)
+
+    @rank_zero_only
+    def log_papers(self, papers: Papers, step: int) -> None:
+        """Write the configuration for the tab HPARAMS, and texts under the first step that the attempt will make.
+
+        The summary of the experiment, which would name columns, is left out: of several runs TensorBoard reads the
+        first one's alone; without any it finds the columns by itself (tensorboard/plugins/hparams).
+        """
+        from torch.utils.tensorboard.summary import hparams  # with what writes: a second of imports
+
+        _, session, _ = hparams(papers.values, {})
+        self.experiment.file_writer.add_summary(session)
+        for name, text in papers.texts().items():
+            block = "".join(f"    {line}\n" for line in text.splitlines())
+            self.experiment.add_text(f"run/{name}", block, step + 1)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write out what was logged; a start that logs nothing leaves no file, which would be a run to TensorBoard."""
+        if self._experiment is not None:
+            self._experiment.flush()
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
@@ -31,7 +67,7 @@ class TensorBoard(TensorBoardLogger):
 
         TensorBoard's `purge_step` hides all events of that step and later (tensorflow/tensorboard#3732).
         """
-        if self._experiment is not None:  # Lightning opens it for hyper-parameters before the training starts
+        if self._experiment is not None:  # a method may have logged hyper-parameters before the training
             self._experiment.close()
             self._experiment = None
         self._kwargs["purge_step"] = step + 1
@@ -126,3 +162,12 @@ def _step(line: bytes) -> int | None:
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return step if isinstance(step, int) else None
+
+
+def steps_of(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """Read the steps of a metrics.jsonl with their finite values; damaged lines are left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if _step(line) is not None:
+                values = json.loads(line)
+                yield values.pop("step"), {name: value for name, value in values.items() if value is not None}

@@ -1,29 +1,40 @@
 """What a person reads at the start and at the end of a run."""
 
+from pathlib import Path
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.fsdp import FSDPModule
 
+from callbacks.papers import Papers
 from lightning_modules.core import stop
 
 
 class RunRecord(Callback):
-    """Prints what is about to be trained and, at the end, where it is; writes out what the loggers hold.
+    """Prints what is about to be trained and, at the end, where it is; tells the loggers what runs, and flushes them.
 
     Added by launch after all other callbacks. After the run, `began` tells whether it came to its first step, and
     `stopped` whether some rank was asked to stop before the last one.
+
+    Args:
+        papers: Name, command and configuration of the run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, papers: Papers | None = None) -> None:
+        self.papers = papers
         self.began = self.stopped = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the start block, and let the loggers forget what came after the step that the run goes on from."""
         self.began = True
-        stop.install()  # libraries that were set up since the start may have put handlers of their own
         for logger in trainer.loggers:
             if hasattr(logger, "rewind"):
                 logger.rewind(trainer.global_step)
+            if self.papers is not None:
+                _tell(logger, self.papers, trainer.global_step)
+        stop.install()  # libraries that were set up since the start may have put handlers of their own
         if trainer.is_global_zero:
             print(*start_block(trainer, pl_module), sep="\n", flush=True)
 
@@ -55,8 +66,27 @@ class RunRecord(Callback):
             return [f"stopped at step {step} of {steps}; everything is in {run}{then}"]
         lines = [f"step {step} of {steps}; everything is in {run}"]
         if any("TensorBoard" in type(logger).__name__ for logger in trainer.loggers):
-            lines.append(f"curves: tensorboard --logdir {run}")
+            lines.append(f"curves: tensorboard --logdir {_all_runs(run)}")
         return [*lines, *([f"next: python -m launch export {run} --out FOLDER"] if saved else [])]
+
+
+def _tell(logger: Logger, papers: Papers, step: int) -> None:
+    """Hand the papers over; a logger that is not ours gets the values, and is named where it cannot forget."""
+    if hasattr(logger, "log_papers"):
+        logger.log_papers(papers, step)
+        return
+    logger.log_hyperparams({**papers.values, "command": papers.command, "commit": papers.commit})
+    if step and not hasattr(logger, "rewind"):
+        rank_zero_warn(
+            f"{type(logger).__name__} cannot forget what it was given after step {step}, from which the run goes on: "
+            "steps may stand there twice"
+        )
+
+
+def _all_runs(run: str) -> str:
+    """Return the folder below which runs have their own names: `runs` where the run is in it, else the run's own."""
+    above = [folder for folder in Path(run).parents if folder.name == "runs"]
+    return str(above[-1] if above else run)
 
 
 def start_block(trainer: Trainer, module: LightningModule) -> list[str]:

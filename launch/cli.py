@@ -22,6 +22,7 @@ from launch.config.resolved import Resolved, check_ranks
 from launch.config.show import named
 from launch.guard import Guard
 from launch.jobs.environment import cluster_plugins
+from launch.papers import papers_of
 from launch.trainer import Trainer
 
 for _name in ("lightning.pytorch", "lightning.fabric"):
@@ -79,7 +80,7 @@ class Cli(LightningCLI):
         chosen = [part for part in resolved.parts.paths if part not in (("run",), ("trainer",))]
         self.parts = {".".join(part): imported(resolved.parts, part) for part in chosen}
         limit_imports(resolved.parts, [Trainer, *self.parts.values()])
-        self.record = RunRecord()
+        self.record = RunRecord(papers_of(resolved) if command == "fit" else None)
         super().__init__(
             self.parts["model"],
             self.parts["data"],

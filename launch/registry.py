@@ -31,7 +31,13 @@ CALLBACKS = {
     "validation": "callbacks.validation.Validation",
 }
 
-LOGGERS = {"jsonl": "callbacks.loggers.JsonLines", "tensorboard": "callbacks.loggers.TensorBoard"}
+LOGGERS = {
+    "csv": "callbacks.table.Csv",
+    "jsonl": "callbacks.loggers.JsonLines",
+    "mlflow": "callbacks.trackers.MLflow",
+    "tensorboard": "callbacks.loggers.TensorBoard",
+    "wandb": "callbacks.trackers.WeightsAndBiases",
+}
 
 GROUPS = {"model": MODELS, "data": DATA, "strategy": STRATEGIES, "callbacks": CALLBACKS, "loggers": LOGGERS}
 

@@ -151,9 +151,9 @@ def logged(run: Run) -> dict[int, dict[str, str]]:
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     steps = list(range(1, run.max_steps + 1))
     assert [line["step"] for line in lines] == steps
-    board = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    board = EventAccumulator(str(run.folder)).Reload()
     shown = [event.step for event in board.Scalars("train/loss")]
-    assert shown == steps, (shown, sorted(file.name for file in (run.folder / "tensorboard").iterdir()))
+    assert shown == steps, (shown, sorted(file.name for file in run.folder.iterdir()))
     return {
         line["step"]: {name: _exact(v) for name, v in line.items() if not name.startswith("perf/")} for line in lines
     }

@@ -58,7 +58,7 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, ranks, tmp_path):
     assert "going on after step 6" in output
     straight = runs(f"{ranks}-dropout")
     assert metrics(tmp_path / "run") == metrics(straight)
-    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    board = EventAccumulator(str(tmp_path / "run")).Reload()
     assert [event.step for event in board.Scalars("train/loss")] == list(range(1, STEPS + 1)), "no step twice"
     assert [event.step for event in board.Scalars("val/auc")] == [4, 8, 12, 16, 20]
     ours, theirs = optimizer_state(tmp_path / "run"), optimizer_state(straight)

@@ -85,7 +85,7 @@ def assert_identical(run: Path, other: Path) -> None:
     """Compare what was logged, weights and moments; no step stands twice in metrics.jsonl or TensorBoard."""
     assert [line["step"] for line in metrics(run)] == sorted({line["step"] for line in metrics(other)})
     assert metrics(run) == metrics(other)
-    boards = [EventAccumulator(str(folder / "tensorboard")).Reload() for folder in (run, other)]
+    boards = [EventAccumulator(str(folder)).Reload() for folder in (run, other)]
     for tag in ("train/loss", "val/auc"):
         ours, theirs = [[(event.step, event.value) for event in board.Scalars(tag)] for board in boards]
         assert ours == theirs, tag

@@ -90,7 +90,7 @@ def test_tensorboard_shows_no_step_twice_after_a_rewind(tmp_path):
     for step in (4, 5, 6):
         second.log_metrics({"a": float(10 * step)}, step=step)
     second.finalize("success")
-    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("a")
+    found = EventAccumulator(str(tmp_path)).Reload().Scalars("a")
     assert [(event.step, event.value) for event in found] == [(1, 1), (2, 2), (3, 3), (4, 40), (5, 50), (6, 60)]
 
 

@@ -116,7 +116,7 @@ def test_a_run_writes_a_grid_at_each_validation_and_shows_it_in_tensorboard(tmp_
     assert {f"val/{name}": value for name, value in last.largest().items()} == trainer.callbacks[0].last
     assert read_csv(tmp_path / "grid" / "step_00000002.csv") != last
     assert (tmp_path / "grid" / "step_00000004.md").read_text() == markdown(grid, headlines(grid))
-    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    board = EventAccumulator(str(tmp_path)).Reload()
     assert [event.step for event in board.Images("grid/cells")] == [2, 4]
     shown = imread(io.BytesIO(board.Images("grid/cells")[1].encoded_image_string), "png")
     file = imread(tmp_path / "grid" / "step_00000004.png")
@@ -165,7 +165,7 @@ def test_baselines_are_runs_files_or_models_of_their_own_size(tmp_path):
     assert "step_00000004_differences.png" in written(tmp_path / "run")
     text = (tmp_path / "run" / "grid" / "step_00000004.md").read_text()
     assert "**sts mean**, separate (this model minus it)" in text and "0.9000 (" in text
-    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    board = EventAccumulator(str(tmp_path / "run")).Reload()
     assert [event.step for event in board.Images("grid/differences")] == [2, 4]
 
 
