@@ -1,5 +1,6 @@
 """Pairs of texts for embeddings: from files, the hub or the embedded articles to flat batches, and what judges them."""
 
+import json
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +28,8 @@ from datamodules.core.wordpiece import TokenizerOptions
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-ACCOUNT_FILE = "data.json"  # in the run's folder: the account, since there is one
+ACCOUNT_FILE = "data.json"  # in the run's folder
+BEFORE, COLUMNS = 1, 2  # rules by which columns are found
 
 
 class TextPairs(TextDataModule):
@@ -98,7 +100,7 @@ class TextPairs(TextDataModule):
     def prepare_data(self) -> None:
         """Train the tokenizer and tokenise the texts that are not there yet; Lightning calls it on one rank."""
         kept = self.kept_tokenizer
-        if kept and not (kept.parent / ACCOUNT_FILE).exists():  # it began when fewer columns were known
+        if kept and began_before(kept.parent / ACCOUNT_FILE):
             self.preparation = replace(self.preparation, before=True)
         self.places = self.preparation.make(kept)
         self.check_accounts(is_corpus=False)
@@ -106,6 +108,10 @@ class TextPairs(TextDataModule):
             if name in self.sources:  # what was prepared with data.accept may be used without
                 finder = self.preparation.reading(name).finder
                 finder.refuse_unread(account.columns, account.columns_read, f"data.{self.preparation.keys[name]}")
+
+    def report(self) -> dict[str, Any]:
+        """Write the accounts as plain values, and by which rules columns are found."""
+        return {**super().report(), "rules": {"columns": BEFORE if self.preparation.before else COLUMNS}}
 
     def accounts(self) -> dict[str, Account]:
         """Give the account of each source, of the texts of each split's sets, and of each set."""
@@ -215,6 +221,16 @@ class TextPairs(TextDataModule):
     def num_texts(self, split: Literal["val", "test"]) -> int:
         """Count the texts of a split's sets, equal ones once."""
         return len(self.suites[split]) if split in self.suites else 0
+
+
+def began_before(file: Path) -> bool:
+    """Say whether a run began, as its account tells, when fewer columns were known: it goes on with those."""
+    try:
+        return json.loads(file.read_text())["rules"]["columns"] < COLUMNS
+    except (FileNotFoundError, KeyError):
+        return True
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False  # what it began with is compared all the same
 
 
 def there(given: dict[str, Any] | None) -> dict[str, Any]:

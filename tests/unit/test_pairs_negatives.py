@@ -14,7 +14,7 @@ from datamodules.core.errors import DataError
 from datamodules.core.pair_columns import LIKE_LABEL, LIKE_NEGATIVE, looks
 from datamodules.core.pair_options import Columns, EvaluationSet, PairSource
 from datamodules.core.pair_preparation import MOST_NEGATIVES
-from datamodules.pairs import TextPairs
+from datamodules.pairs import TextPairs, began_before
 from tests.pairs import jsonl, pairs, texts_of, words
 
 NEGATIVES = [[words(100 + n, 200 + k) for k in range(n % 4)] for n in range(12)]
@@ -231,3 +231,14 @@ def test_a_run_that_began_when_fewer_columns_were_known_goes_on_with_them(tmp_pa
     assert before.description(tmp_path) == now.reading("train").description(tmp_path)[:-1]
     assert next(before.pairs(before_records := now.records())).texts == (ROWS[0]["anchor"], ROWS[0]["positive"], "w9")
     assert before_records.account.unread == {"negatives": 1, "gold_label": 1}
+
+
+def test_what_a_run_began_with_is_told_by_its_account(tmp_path: Path) -> None:
+    file = tmp_path / "data.json"
+    assert began_before(file)
+    for text, before in (("{}", True), ('{"rules": {"columns": 1}}', True), ("[", False), ("[1]", False)):
+        file.write_text(text)
+        assert began_before(file) == before
+    made = pairs(tmp_path, source=jsonl(tmp_path / "a.jsonl", ROWS))
+    file.write_text(json.dumps(made.report()))
+    assert not began_before(file) and made.report()["rules"] == {"columns": 2}
