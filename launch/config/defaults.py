@@ -68,6 +68,7 @@ RESERVED = {
     "max_time": "is run.max_wall_time, after which the run saves and can be started again",
     "min_epochs": "is trainer.max_steps",
     "min_steps": "is trainer.max_steps",
+    "model_registry": "is not supported; no model is uploaded",
     "num_sanity_val_steps": "is the callback callbacks.validation",
     "overfit_batches": "is not supported; use a small data source",
     "plugins": "cannot be written in YAML; give a strategy of your own as strategy.class",

@@ -5,6 +5,7 @@ A module exports RULES, a list of (key paths, function). The first key is the on
 rule is left out when one of its keys does not exist.
 """
 
+import math
 import re
 import runpy
 from collections.abc import Callable
@@ -97,11 +98,33 @@ def listed_devices(devices: Any, accelerator: Any) -> str | None:
     )
 
 
+def known_accelerator(accelerator: Any) -> str | None:
+    """Name what Lightning knows, or give a class of an accelerator by class_path."""
+    is_class = accelerator is None or isinstance(accelerator, dict | list) or "." in str(accelerator)
+    return None if is_class or accelerator in ACCELERATORS else f"expected one of {', '.join(ACCELERATORS)}"
+
+
+def known_profiler(profiler: Any) -> str | None:
+    """Name what Lightning knows, or give a class of a profiler by class_path."""
+    is_class = profiler is None or isinstance(profiler, dict | list) or "." in str(profiler)
+    return None if is_class or profiler in PROFILERS else f"expected one of {', '.join(PROFILERS)}, or a class_path"
+
+
+def seconds_between(seconds: float) -> str | None:
+    """Time goes on between two lines."""
+    return None if 0 < seconds < math.inf else "must be above 0 and finite"
+
+
+def no_empty_name(name: str | None) -> str | None:
+    """Nothing is called nothing; null stands for what is not given."""
+    return "is empty; give a name, or null" if name == "" else None
+
+
 def between(least: int, most: int) -> Callable[[int | None], str | None]:
     """Make the rule of a number that something is built, started or held in memory for."""
 
     def rule(number: int | None) -> str | None:
-        if number is None or least <= number <= most:
+        if not isinstance(number, int) or least <= number <= most:
             return None
         return f"must be at least {least}" if number < least else f"must be at most {most:,}"
 
@@ -120,6 +143,12 @@ def single_is_one_node(strategy: str, nodes: int) -> str | None:
     return "is one process on one node; use --config configs/strategy/ddp.yaml" if many else None
 
 
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
+PROFILERS = ("simple", "advanced", "pytorch", "xla")
+NAMES = (
+    *("run.dir", "model.init_from", "model.fixed_teacher", "data.source", "data.validation_source", "data.test_source"),
+    *("data.predict_source", "data.cache_dir", "data.root", "data.tokenizer.name"),
+)
 MOST_DEVICES = 4096  # of a node
 WANTED_DEVICES = f"expected how many, from 1 to {MOST_DEVICES}; auto; or a list of their numbers, each once, as [0, 1]"
 BOUNDS = {
@@ -133,6 +162,13 @@ BOUNDS = {
     "data.num_prepare_processes": (0, 1024),
     "data.num_examples": (1, 2**31),
     "data.tokenizer.train.vocab_size": (1, 2**24),
+    "run.checkpoint": (0, 2**53),
+    "callbacks.checkpoint.every_n_steps": (1, 2**53),
+    "callbacks.checkpoint.keep_last": (1, 2**31),
+    "callbacks.checkpoint.keep_every_n_steps": (1, 2**53),
+    "callbacks.validation.every_n_steps": (1, 2**53),
+    "callbacks.validation.max_batches": (1, 2**53),
+    "callbacks.electra_panel.every_n_steps": (1, 2**53),
     **{
         f"model.{group}{name}": (1, most)
         for group in ("", "untrained.")
@@ -158,6 +194,10 @@ RULES: list[Rule] = [
     (("model.learning_rate",), not_negative),
     (("model.warmup_steps",), not_negative),
     *(((key,), between(*bounds)) for key, bounds in BOUNDS.items()),
+    *(((key,), no_empty_name) for key in NAMES),
+    (("callbacks.progress.every_n_seconds",), seconds_between),
+    (("trainer.accelerator",), known_accelerator),
+    (("trainer.profiler",), known_profiler),
     (("trainer.devices",), known_devices),
     (("trainer.devices", "trainer.accelerator"), listed_devices),
     (("strategy.class", "trainer.devices"), single_is_one_device),
@@ -218,6 +258,13 @@ def _mapping(name: str, table: Table, bad: set[Key]) -> Entry | None:
     return Entry(nested({key[len(whole) :]: entry for key, entry in below.items()}), next(iter(below.values())).source)
 
 
+def _complaint(rule: Callable[..., str | None], values: list[Any]) -> str | None:
+    try:
+        return rule(*values)
+    except TypeError:  # an option of the same name, of another class and kind than the rule is about
+        return None
+
+
 def broken(rules: list[Rule], table: Table, bad: set[Key], ranks: Entry | None) -> list[str]:
     """Return the complaints of all rules whose keys have good values; what a rule of one key refuses is no good."""
     known = {".".join(key): entry for key, entry in table.items() if key not in bad}
@@ -227,7 +274,7 @@ def broken(rules: list[Rule], table: Table, bad: set[Key], ranks: Entry | None) 
     problems, refused = [], set()
     for keys, rule in sorted(rules, key=lambda rule: len(rule[0]) > 1):
         is_known = all(key in known for key in keys) and (len(keys) == 1 or refused.isdisjoint(keys))
-        if is_known and (complaint := rule(*(known[key].value for key in keys))):
+        if is_known and (complaint := _complaint(rule, [known[key].value for key in keys])):
             others = ", ".join(named(key, known[key]) for key in keys[1:])
             problems.append(f"{named(keys[0], known[keys[0]])}: {complaint}" + (f" [{others}]" if others else ""))
             refused |= {*keys} if len(keys) == 1 else set()

@@ -56,6 +56,8 @@ def build(resolved: Resolved, vocab_size: int) -> Method:
             method.build(Vocabulary(vocab_size), resolved.get("data.sequence_length"))
     except CheckpointError as error:
         source = resolved.get("model.init_from")
+        if source is None or not str(error).startswith("model.init_from"):
+            raise ConfigError(one_line(error)) from None
         raise ConfigError(
             f"model.init_from = {source}: not on this machine, and a plan fetches nothing; describe its shape, as "
             f"--model.init_from null --model.untrained '{{hidden_size: 256, num_layers: 12}}' ({one_line(error)})"

@@ -246,3 +246,32 @@ def test_ways_to_name_devices() -> None:
         assert known_devices(devices) is None, devices
     for devices in ("", ",", "1,", "a,b", "\u0663", [-1], "5000", 5000):
         assert known_devices(devices), devices
+
+
+@pytest.mark.parametrize(
+    ("word", "rule"),
+    [
+        ("--trainer.accelerator=nosuch", "expected one of auto, cpu, cuda, gpu, mps, tpu"),
+        ("--trainer.profiler=nosuch", "expected one of simple, advanced, pytorch, xla, or a class_path"),
+        ("--trainer.model_registry=x", "not set here: it is not supported; no model is uploaded"),
+        ('--run.dir=""', "is empty; give a name, or null"),
+        ('--data.source=""', "is empty; give a name, or null"),
+        ("--run.checkpoint=-5", "must be at least 0"),
+        ("--callbacks.checkpoint.every_n_steps=0", "must be at least 1"),
+        ("--callbacks.checkpoint.keep_last=0", "must be at least 1"),
+        ("--callbacks.progress.every_n_seconds=.nan", "must be above 0 and finite"),
+    ],
+)
+def test_options_of_launch_are_checked_without_their_classes(word: str, rule: str) -> None:
+    key = word[2:].partition("=")[0]
+    assert [line.startswith(f"{key} = ") and line.endswith(rule) for line in problems(word)] == [True]
+
+
+def test_a_rule_is_not_about_options_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "from lightning import LightningModule\nclass Own(LightningModule):\n    def __init__(self, {}=None): ...\n"
+    (tmp_path / "of_another_kind.py").write_text(
+        text.format("=None, ".join(["hidden_size", "learning_rate", "num_layers"]))
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ["--model.hidden_size", "[64, 32]", "--model.learning_rate", "{a: -1}", "--model.num_layers", "many"]
+    assert resolve([*TOY, "--model", "of_another_kind.Own", *given]).get("model.hidden_size") == [64, 32]

@@ -22,7 +22,7 @@ TOY = ["--config", "tests/cli/toy.yaml"]
     [
         (["--trainer.accelerator", "[1]"], "trainer.accelerator = [1] (--trainer.accelerator): expected str or Accelerator"),
         (["--trainer.profiler", "[1]"], "trainer.profiler = [1] (--trainer.profiler): expected Profiler or str or NoneType"),
-        (["--trainer.accelerator", "abacus"], "trainer: You selected an invalid accelerator name: `accelerator='abacus'`"),
+        (["--trainer.accelerator", "abacus"], "trainer.accelerator = abacus (--trainer.accelerator): expected one of auto, cpu"),
         (["--model", "tests.cli.toy.Points", "--model.global_batch_size", "8"], "model.class = tests.cli.toy.Points (--model): not a Lightning LightningModule"),
         (["--callbacks.silent.class", "tests.cli.toy.Head", "--callbacks.silent.width", "1"],
          "callbacks.silent.class = tests.cli.toy.Head (--callbacks.silent.class): not a Lightning Callback"),
