@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from datamodules.core import wordpiece
 from datamodules.core.account import Accept, Account, told
 from datamodules.core.base import TextDataModule
-from datamodules.core.classes import LABELS_FILE, Naming, read_names
+from datamodules.core.classes import LABELS_FILE, Naming, alike, read_names
 from datamodules.core.encoded import Encoded, WithLabels
 from datamodules.core.errors import DataError
 from datamodules.core.labels import Example, Fields, Labels, class_names, class_number, count, read_examples
 from datamodules.core.lines import Records
 from datamodules.core.loader import Evaluation, FromStep, Steps, loader
-from datamodules.core.made_tasks import MADE, check_name, make_examples
+from datamodules.core.made_tasks import MADE, check_name, make_examples, refuse_idle
 from datamodules.core.order import sample_at
 from datamodules.core.preparation import Preparation, cache_folder
 from datamodules.core.publishing import write_atomically
@@ -98,6 +98,13 @@ class LabelledText(TextDataModule):
         }
         for split, name in self.sources.items():
             check_name(name, f"data.{SOURCE_KEYS[split]}")
+        fields = {
+            "text_field": (text_field, "text"),
+            "pair_field": (pair_field, None),
+            "label_field": (label_field, "label"),
+        }
+        if all(name in MADE for name in self.sources.values() if name):
+            refuse_idle(fields | {"labels": (labels, "classes")})
         self.preparation = Preparation(
             tokenizer=tokenizer,
             sources={"train": EMBEDDED if made else source, "val": None, "test": None},
@@ -259,7 +266,7 @@ class LabelledText(TextDataModule):
         lines += wordpiece.told(Path(self.tokenizer_place))
         if self.label_names:
             shown = ", ".join(self.label_names[:12]) + (", ..." if len(self.label_names) > 12 else "")
-            lines.append(f"classes: {shown}")
+            lines += [f"classes: {shown}", *alike(self.label_names)]
         for split, examples in self.splits.items():
             cut = f", {examples.num_cut:,} of them cut to {self.sequence_length} tokens" if examples.num_cut else ""
             lines.append(f"{split}: {len(examples):,} examples{cut}")

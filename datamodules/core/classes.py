@@ -104,6 +104,17 @@ def ordered(names: Collection[str]) -> list[str]:
     return sorted(map(str, names))
 
 
+def alike(names: Collection[str]) -> list[str]:
+    """Tell, one in a line, of classes whose names differ in capitals or white space alone."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault("".join(name.split()).casefold(), []).append(name)
+    several = (", ".join(map(repr, group)) for group in groups.values() if len(group) > 1)
+    return [
+        f"warning: {group} are different classes, though only capitals or spaces tell them apart" for group in several
+    ]
+
+
 def read_names(run: Path) -> list[str] | None:
     """Read the names of the classes that a run began with; None where it has kept none.
 

@@ -71,6 +71,17 @@ def check_name(name: str | None, key: str) -> None:
         raise DataError(f"{key} = {name!r}: no such task; there are {', '.join(MADE)}")
 
 
+def refuse_idle(fields: dict[str, tuple[object, object]]) -> None:
+    """Refuse options that tasks made from the embedded articles do not look at, given as (value, default).
+
+    Raises:
+        DataError: one has another value than its default.
+    """
+    for name, (value, default) in fields.items():
+        if value != default:
+            raise DataError(f"data.{name} = {value}: the tasks of embedded have fields of their own; take it out")
+
+
 def make_examples(name: str, split: str) -> list[Example]:
     """Make the examples of a task for train, val or test."""
     (file,) = locate(EMBEDDED, split)

@@ -163,6 +163,8 @@ class Reading:
     def pairs_of(self, record: dict[str, Any], roles: Roles, place: str, account: Account) -> list[Pair]:
         """Take the pairs out of a record, one for each positive; none when its label says to leave it out."""
         label = 1.0 if roles.label is None else self.label(record, roles, place)
+        if roles.label is not None and (self.labels or not roles.sure):  # a class, and no score
+            account.classes[word_of(record[roles.label], self.labels)] += 1
         if label is None:
             return []
         anchor = full_text(record, roles.anchor, f"{self.key}.columns.anchor", place)

@@ -89,8 +89,12 @@ class Finetune(TakesEncoder, Method):
             names = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{file}: cannot be read ({error}); it names the classes of the run") from None
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise CheckpointError(f"{file}: is no list of names; restore it: it names the classes of the run")
+        if (
+            not isinstance(names, list)
+            or not all(isinstance(name, str) for name in names)
+            or len({*names}) < len(names)
+        ):
+            raise CheckpointError(f"{file}: is no list of different names; restore it: it names the classes of the run")
         self.label_names = names
         super().recall(run)
 

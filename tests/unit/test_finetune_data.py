@@ -212,6 +212,25 @@ def test_an_unknown_made_task_is_refused(tokenizer_folder, name):
         LabelledText(TokenizerOptions(name=tokenizer_folder), 4, 2, "a.csv", test_source=name)
 
 
+def test_tasks_of_the_embedded_articles_have_fields_of_their_own(tokenizer_folder):
+    for option, value in (
+        ("label_field", "nosuch"),
+        ("text_field", "body"),
+        ("pair_field", "b"),
+        ("labels", "numbers"),
+    ):
+        with pytest.raises(
+            DataError, match=rf"data.{option} = {value}: the tasks of embedded have fields of their own"
+        ):
+            LabelledText(TokenizerOptions(name=tokenizer_folder), 4, 2, "embedded:topic", **{option: value})
+
+
+def test_classes_that_are_alike_are_told(tmp_path, tokenizer_folder):
+    made = data(tokenizer_folder, table(tmp_path / "a.csv", ["Yes", "yes", "no", "yes "]))
+    line = "warning: 'Yes', 'yes', 'yes ' are different classes, though only capitals or spaces tell them apart"
+    assert [told for told in made.describe() if "warning" in told] == [line]
+
+
 def test_the_account_of_labelled_data(tmp_path, tokenizer_folder):
     rows = [{"text": "w5 w6", "label": "a", "id": n} for n in range(3)]
     rows += [{"text": "w5 w6", "label": "b"}, {"text": " ".join(["w7"] * 20), "label": "b"}, {"text": "", "label": "b"}]

@@ -172,7 +172,9 @@ def test_words_of_snli_are_refused_until_they_have_a_meaning(tmp_path: Path) -> 
     meant = PairSource(source, labels={"entailment": 1.0, "neutral": 0.5, "contradiction": 0.0})
     made = pairs(tmp_path, source=meant)
     assert made.parts[0].store.arrays["label"].tolist() == [1, 0.5, 0, 1, 0.5, 0]
-    assert made.accounts()["train"].left_out == {"without a label": 2}, "annotators did not agree"
+    account = made.accounts()["train"]
+    assert account.left_out == {"without a label": 2}, "annotators did not agree"
+    assert account.classes == {"entailment": 2, "neutral": 2, "contradiction": 2, "-": 2}
 
 
 def test_booleans_and_class_labels_of_pairs(tmp_path: Path) -> None:
