@@ -1,24 +1,29 @@
 """What ELECTRA does to a real sentence, shown in TensorBoard."""
 
+import unicodedata
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from datamodules.core.batches import TextBatch
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.keyed import mix
 
-CAUGHT, MISSED, ALARM = (
-    "\U0001f7e9",
-    "\U0001f7e5",
-    "\U0001f7e8",
-)  # green, red, yellow squares: TensorBoard strips colours
-LEGEND = f"{CAUGHT} replaced and found, {MISSED} replaced and missed, {ALARM} original but accused"
+LEGEND = (
+    "found: replaced, and the discriminator says so; missed: replaced, and it says original; "
+    "accused: original, and it says replaced. The number is its probability of replaced."
+)
+ISOLATE, LEFT_TO_RIGHT, END = "\u2068", "\u2066", "\u2069"  # what is between them turns nothing round it (UAX #9)
+TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # embeddings, overrides, isolates and their ends
 
 
 class ElectraPanel(Callback):
-    """Show held-out sentences every n steps: original, corrupted, and the discriminator's verdict on each token.
+    """Show held-out sentences every n steps: original, corrupted, and the discriminator's verdict on each word.
 
     Logged to TensorBoard: the text `electra/sentences` and the histograms `electra/replaced_probability`, of the tokens
     that were replaced, and `electra/original_probability`, of those that were not.
@@ -66,30 +71,65 @@ class ElectraPanel(Callback):
                     board.add_histogram(tag, probability_T[chosen_T].cpu(), trainer.global_step)
 
 
-def panel(tokenizer: object, batch: TextBatch, corrupted_T: Tensor, probability_T: Tensor, num_sentences: int) -> str:
-    """Return sentences in Markdown: the text as it was, and as the discriminator saw and judged it."""
-    blocks = [LEGEND]
-    start = 0
+class Piece(NamedTuple):
+    """One token of a sentence, as the discriminator saw it."""
+
+    token: int
+    replaced: bool
+    probability: float
+
+
+def panel(
+    tokenizer: PreTrainedTokenizerBase,
+    batch: TextBatch,
+    corrupted_T: Tensor,
+    probability_T: Tensor,
+    num_sentences: int,
+) -> str:
+    """Return sentences in Markdown: the text as it was, and as the discriminator saw and judged it.
+
+    Special tokens, which nothing replaces, are left out.
+    """
+    blocks, start = [LEGEND], 0
     for length in batch["lens"][:num_sentences]:
         span = slice(start, start + length)
-        original, corrupted = batch["ids_T"][span], corrupted_T[span]
-        seen = tokenizer.convert_ids_to_tokens(corrupted.tolist())
-        verdicts = [
-            verdict(token, fake, p)
-            for token, fake, p in zip(seen, (corrupted != original).tolist(), probability_T[span].tolist(), strict=True)
-        ]
-        blocks += [f"**original** {escape(tokenizer.decode(original.tolist()))}", f"**judged** {' '.join(verdicts)}"]
+        own_T = ~batch["special_T"][span]
+        original, seen, probability = (x_T[span][own_T] for x_T in (batch["ids_T"], corrupted_T, probability_T))
+        pieces = map(Piece, seen.tolist(), (seen != original).tolist(), probability.tolist())
+        judged = " ".join(verdict(tokenizer, word) for word in words(tokenizer, list(pieces)))
+        before = escape(visible(tokenizer.decode(original.tolist())))
+        blocks += [f"**original** {ISOLATE}{before}{END}", f"**judged** {ISOLATE}{judged}{END}"]
         start += length
     return "\n\n".join(blocks)
 
 
-def verdict(token: str, replaced: bool, probability: float) -> str:
-    """Return one token with its mark, and the probability of being replaced where it matters."""
+def words(tokenizer: PreTrainedTokenizerBase, pieces: list[Piece]) -> Iterator[list[Piece]]:
+    """Put the pieces of a word together: those between which the tokenizer writes no space."""
+    word: list[Piece] = []
+    for piece in pieces:
+        if word and " " in tokenizer.decode([word[-1].token, piece.token]).lstrip():
+            yield word
+            word = []
+        word.append(piece)
+    if word:
+        yield word
+
+
+def verdict(tokenizer: PreTrainedTokenizerBase, word: list[Piece]) -> str:
+    """Return a word, and what became of it where it was replaced or accused; of pieces, of the likeliest one."""
+    text = escape(visible(tokenizer.decode([piece.token for piece in word]).strip()))
+    replaced = [piece.probability for piece in word if piece.replaced]
+    probability = max(replaced or [piece.probability for piece in word])
     accused = probability > 0.5
     if not (replaced or accused):
-        return escape(token)
-    mark = (CAUGHT if accused else MISSED) if replaced else ALARM
-    return f"{mark} **{escape(token)}** ({probability:.0%})"
+        return text
+    what = ("found" if accused else "missed") if replaced else "accused"
+    return f"{ISOLATE}**{text}**{END} {LEFT_TO_RIGHT}({what}, {probability:.0%}){END}"
+
+
+def visible(text: str) -> str:
+    """Take out what steers a display and is not seen: control characters, and marks that turn the direction."""
+    return "".join(c for c in text if c.isspace() or (unicodedata.category(c) != "Cc" and c not in TURNS))
 
 
 def escape(text: str) -> str:

@@ -2,15 +2,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugin_util import markdown_to_safe_html
+from tokenizers.decoders import ByteLevel, WordPiece
 
-from callbacks.electra_panel import ALARM, CAUGHT, MISSED, escape, panel
+from callbacks.electra_panel import LEGEND, Piece, escape, panel, words
 from callbacks.loggers import JsonLines, TensorBoard
 from datamodules.core.errors import DataError
-from tests.text import text_batch, word_tokenizer
 
 
 def lines(folder) -> list[dict]:
@@ -94,17 +96,78 @@ def test_tensorboard_shows_no_step_twice_after_a_rewind(tmp_path):
     assert [(event.step, event.value) for event in found] == [(1, 1), (2, 2), (3, 3), (4, 40), (5, 50), (6, 60)]
 
 
-def test_panel_marks_what_was_found_missed_and_accused():
-    batch = text_batch([6])
-    corrupted = batch["ids_T"].clone()
-    corrupted[1], corrupted[2] = (corrupted[1] + 1) % 90 + 5, (corrupted[2] + 1) % 90 + 5
-    probability = torch.tensor([0.0, 0.9, 0.2, 0.8, 0.1, 0.0])
-    text = panel(word_tokenizer(), batch, corrupted, probability, 1)
-    judged = text.split("**judged** ")[1]
-    seen = word_tokenizer().convert_ids_to_tokens(corrupted.tolist())
-    assert f"{CAUGHT} **{seen[1]}** (90%)" in judged and f"{MISSED} **{seen[2]}** (20%)" in judged
-    assert f"{ALARM} **{seen[3]}** (80%)" in judged and judged.count("**") == 6
-    assert "**original** " in text
+class Pieces:
+    """Stands for a WordPiece tokenizer."""
+
+    def __init__(self, *pieces: str) -> None:
+        self.pieces = pieces
+
+    def decode(self, ids: list[int]) -> str:
+        return WordPiece().decode([self.pieces[i] for i in ids])
+
+
+def judged(pieces: str, corrupted: dict[int, int], probability: list[float], special: tuple[int, ...] = ()) -> str:
+    """Return the panel's verdict on pieces of which some were replaced by others."""
+    pieces, size = pieces.split(), len(pieces.split())
+    seen = torch.tensor([corrupted.get(i, i) for i in range(size)])
+    special_T = torch.tensor([i in special for i in range(size)])
+    batch = {"lens": [size], "ids_T": torch.arange(size), "special_T": special_T}
+    text = panel(Pieces(*pieces), batch, seen, torch.tensor(probability), 1)
+    assert text.startswith(f"{LEGEND}\n\n**original** {FSI}")
+    return text.split("**judged** ")[1]
+
+
+FSI, LRI, PDI = "\u2068", "\u2066", "\u2069"
+
+
+def marked(word: str, what: str) -> str:
+    return f"{FSI}**{word}**{PDI} {LRI}({what}){PDI}"
+
+
+def test_panel_names_what_was_found_missed_and_accused_in_words():
+    text = judged("the chef cooked the meal", {1: 4, 2: 0}, [0.0, 0.9, 0.2, 0.8, 0.1])
+    expected = [
+        "the",
+        marked("meal", "found, 90%"),
+        marked("the", "missed, 20%"),
+        marked("the", "accused, 80%"),
+        "meal",
+    ]
+    assert text == f"{FSI}{' '.join(expected)}{PDI}"
+    assert not any(ord(c) > 0x2070 for c in LEGEND + text), "no pictures"
+
+
+def test_panel_puts_pieces_together_and_leaves_special_tokens_out():
+    pieces = "[CLS] def ##ine ac ##cel ##er ##ation ##x [SEP]"
+    text = judged(pieces, {4: 2}, [0.9, 0.1, 0.2, 0.1, 0.7, 0.8, 0.1, 0.1, 0.9], special=(0, 8))
+    assert text == f"{FSI}define {marked('acineerationx', 'found, 70%')}{PDI}", "of the piece that was replaced"
+
+
+@pytest.mark.parametrize("word", ["\u0645\u0631\u062d\u0628\u0627", "\u05e9\u05dc\u05d5\u05dd"])
+def test_panel_isolates_what_runs_from_right_to_left(word):
+    """As UAX #9 orders it, the verdict follows its word and is read as it stands."""
+    text = judged(f"{word} a", {}, [0.9, 0.0])
+    assert text == f"{FSI}{marked(word, 'accused, 90%')} a{PDI}"
+    shown = markdown_to_safe_html(text)
+    assert shown == f"<p>{FSI}{FSI}<strong>{word}</strong>{PDI} {LRI}(accused, 90%){PDI} a{PDI}</p>"
+
+
+def test_panel_takes_out_what_steers_the_display():
+    text = judged("a\u202eb\x1b[2J c\u2069", {}, [0.0, 0.0])
+    assert text == f"{FSI}ab\\[2J c{PDI}"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["\u0120the", "\u0120def", "ine", ",", "\u0120", "x"], ["the", "define,", "x"]),  # GPT-2's, a space in front
+        (["\u0120\u00e4\u00b8\u0143", "\u00e5\u013d\u00bd"], ["\u4e2d\u56fd"]),
+    ],
+)
+def test_words_of_bytes_are_told_by_their_spaces(tokens, expected):
+    bytes_of = SimpleNamespace(decode=lambda ids: ByteLevel().decode([tokens[i] for i in ids]))
+    found = words(bytes_of, [Piece(i, False, 0.0) for i in range(len(tokens))])
+    assert [bytes_of.decode([piece.token for piece in word]).strip() for word in found] == expected
 
 
 def test_markdown_of_the_text_itself_is_escaped():
