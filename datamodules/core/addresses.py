@@ -10,5 +10,5 @@ def address_problem(name: str | None) -> str | None:
     scheme = SCHEME.match(name) if isinstance(name, str) else None
     if scheme is None:
         return None
-    fix = "write the path alone" if scheme[0].lower() == "file://" else "copy it to this machine, and give its path"
+    fix = "write the path alone" if scheme[0].lower() == "file://" else "give a path of this machine"
     return f"is an address ({scheme[0]}), and only local paths are read and written; {fix}"

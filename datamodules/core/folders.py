@@ -196,9 +196,13 @@ def reason_against(path: Path, of_state: set[str] | None, seen: set[tuple[int, i
         return "a link to nothing"
     if not path.is_file():
         return "no regular file"
-    if of_state is not None and path.name not in of_state and kind_of(path) == ".arrow":
+    try:
+        kind, is_known = kind_of(path), format_of(path) is not None
+    except DataError:
+        return "an archive of several files, or damaged"
+    if of_state is not None and path.name not in of_state and kind == ".arrow":
         return "not named in state.json"
-    if format_of(path) is None:
+    if not is_known:
         return "of another kind"
     if is_one_object(path):
         return "one JSON object, and no records"

@@ -157,8 +157,9 @@ def read_txt(path: Path, start: int, stop: int, records: Records) -> Iterator[st
                 if offset >= stop:
                     return
             elif (line := decoded(path, offset, raw, records)) is not None:
-                records.account.notes.update([BARE_CR] * ("\r" in line))
                 document.append(line)
+                if "\r" in line:
+                    records.account.notes[BARE_CR] += 1
                 held_bytes += len(raw)
                 refuse_endless(path, held_bytes)
             continue
@@ -209,7 +210,8 @@ def text_lines(path: Path, start: int, stop: float, records: Records) -> Iterato
             return
         line = decoded(path, offset, raw, records)
         if line is not None:
-            records.account.notes.update([BARE_CR] * (is_text and "\r" in line))
+            if is_text and "\r" in line:
+                records.account.notes[BARE_CR] += 1
             yield offset, line
 
 

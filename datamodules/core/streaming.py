@@ -128,6 +128,11 @@ class Stream(TorchIterable[list[TextBatch]]):
             count = 0
             for row in self.dataset:
                 count += 1
+                if not isinstance(row["text"], str):
+                    raise DataError(
+                        f"data.source: record {count} of the stream, {row['text']!r:.60}, is no text; leave "
+                        "such records out with data.streaming: false and data.on_bad_record: skip"
+                    )
                 with one_thread():
                     encoding = self.tokenizer.encode_batch_fast([row["text"]], add_special_tokens=False)[0]
                 yield [*encoding.ids, self.recipe.sep_id]

@@ -102,7 +102,9 @@ def test_a_cache_of_a_user_who_is_not_there_is_refused(words: list[str]) -> None
     ],
 )
 def test_addresses_are_refused_before_anything_is_read(words: list[str], key: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{key} = .{re.escape(value)}.*: is an address .*only local paths.*copy it"):
+    with pytest.raises(
+        ConfigError, match=rf"{key} = .{re.escape(value)}.*: is an address .*only local paths.*give a path"
+    ):
         main([*words, "unused", f"--{key}", value])
 
 

@@ -30,6 +30,7 @@ from tests.pairs import saved_tokenizer
 ROWS = [{"text": f"row {number}", "label": number % 2} for number in range(20)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+ARCHIVE = "an archive of several files, or damaged"
 TEXTS = [row["text"] for row in ROWS]
 
 
@@ -90,6 +91,9 @@ def test_a_zip_of_one_file_is_read(tmp_path: Path) -> None:
     assert texts(path) == TEXTS
     with pytest.raises(DataError, match=r"b\.zip: holds 2 files, and one is read; unpack it"):
         locate(str(zipped(tmp_path, "b.zip", {"a.jsonl": LINES, "b.jsonl": LINES})), "train")
+    write(tmp_path / "d.jsonl")
+    assert names(tmp_path) == ["a.zip", "d.jsonl"]
+    assert [it.name for it in find(str(tmp_path), "train").passed_over[ARCHIVE]] == ["b.zip"]
     (tmp_path / "c.zip").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(DataError, match=r"c\.zip: truncated or damaged"):
         locate(str(tmp_path / "c.zip"), "train")
@@ -459,7 +463,7 @@ def test_a_saved_data_set_without_its_caches(tmp_path: Path) -> None:
 def test_addresses_are_no_paths(name: str) -> None:
     for work in (lambda: local(name), lambda: locate(name, "train")):
         with pytest.raises(
-            DataError, match=r"is an address \(\w+://\), and only local paths are read and written; copy"
+            DataError, match=r"is an address \(\w+://\), and only local paths are read and written; give a"
         ):
             work()
     with pytest.raises(DataError, match="write the path alone"):

@@ -17,6 +17,7 @@ import pytest
 from pyarrow import parquet
 
 from datamodules.core import sources
+from datamodules.core.corpus import text_description
 from datamodules.core.errors import DataError
 from datamodules.core.formats import format_of
 from datamodules.core.labels import Fields, read_examples
@@ -167,6 +168,15 @@ def test_content_hash_is_remembered_and_notices_a_change(tmp_path: Path, monkeyp
     assert facts_of(path, tmp_path / "cache")["sha256"] == "remembered"
     path.write_text("other words than before")
     assert facts_of(path, tmp_path / "cache")["sha256"] not in (first, "remembered")
+
+
+def test_the_fingerprint_of_a_text_is_what_it_always_was(tmp_path: Path) -> None:
+    """Of corpora that were prepared before there were quotes, parts and notes to speak of."""
+    for name in ("a.jsonl", "b.csv.gz", "c.parquet"):
+        path = write(tmp_path / name)
+        known = ["".join(path.suffixes), hashlib.sha256(path.read_bytes()).hexdigest()]
+        said = text_description(Source(locate(str(path), "train")), tmp_path / "cache")
+        assert said == [1, [known], "text", "blank_line", False, [0.0, 1.0]]
 
 
 def test_a_tsv_is_looked_through_for_quotes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import IterableDataset
 
 from datamodules.core import sources
 from datamodules.core.batches import TextBatch
@@ -129,3 +130,10 @@ def test_an_empty_stream_is_refused(tmp_path: Path) -> None:
     txt(tmp_path / "texts/a.txt", [""])
     with pytest.raises(DataError, match="this rank's part of the stream holds no text"):
         next(iter(stream(tmp_path / "texts")))
+
+
+def test_a_record_of_the_hub_without_a_text_is_refused() -> None:
+    rows = IterableDataset.from_generator(lambda: ({"text": text} for text in ("w5 w6", None)))
+    special = np.isin(np.arange(400), [0, 2, 3, 4])
+    with pytest.raises(DataError, match=r"record 2 of the stream, None, is no text; leave such records out with"):
+        next(iter(Stream(rows, tokenizer_json(), recipe("packed"), Batching(8, 2, 0, 1), special, 0, 1)))
