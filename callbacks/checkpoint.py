@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
+from lightning_modules.core import stop
 from lightning_modules.core.base import Method
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.publish import (
@@ -116,6 +117,8 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let `best` say what the restored state says."""
         self._saved_step = trainer.global_step
+        if trainer.global_step:
+            stop.standing = f"the checkpoint of step {trainer.global_step} stands"
         trainer.strategy.check_savable()
         self._require_metric(pl_module.value_names("val") if isinstance(pl_module, Method) else None)
         later = trainer.strategy.on_rank_zero(lambda: set_aside(self._checkpoints, trainer.global_step))
@@ -194,6 +197,7 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
     def _published(self, best_step: int | None, folder: Path) -> None:
         """Rank 0, in the saving thread: lead `best` to its folder, then delete."""
         self._link_best(best_step)
+        stop.standing = f"the checkpoint of step {int(folder.name.removeprefix('step_'))} stands"
         published = int(folder.name.removeprefix("step_"))
         steps = [step for step in complete_steps(self._checkpoints) if step <= published]
         for step in steps[: -self.keep_last]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from callbacks.papers import Papers
 from datamodules.core.errors import DataError
 
+STEP = re.compile(rb'\{"step": (\d+)')
 _log = logging.getLogger(__name__)
 
 
@@ -146,10 +148,14 @@ class JsonLines(Logger):
             raise DataError(f"{self.path}: is not a file; move it away")
         lines = self.path.read_bytes().splitlines(keepends=True)
         steps = [_step(line) for line in lines]
-        if damaged := sum(found is None for found in steps[:-1]):  # the last one may have been cut off
-            _log.warning("%s: %d damaged lines are dropped", self.path, damaged)
+        if damaged := [line for line, found in zip(lines, steps, strict=True) if found is None]:
+            steps_lost = ", ".join(found[1].decode() for line in damaged if (found := STEP.match(line)))
+            of = f" (of step {steps_lost})" if steps_lost else ""
+            _log.warning("%s: %d damaged lines%s are lost, and dropped", self.path, len(damaged), of)
         kept = [line for line, found in zip(lines, steps, strict=True) if found is not None and found <= step]
-        if len(kept) < len(lines):
+        if kept and not kept[-1].endswith(b"\n"):
+            kept[-1] += b"\n"
+        if b"".join(kept) != b"".join(lines):
             fresh = self.path.with_suffix(".part")
             fresh.write_bytes(b"".join(kept))
             fresh.replace(self.path)
@@ -158,7 +164,7 @@ class JsonLines(Logger):
 def _step(line: bytes) -> int | None:
     """Return the step of a whole line, None for a damaged one."""
     try:
-        step = json.loads(line)["step"] if line.endswith(b"\n") else None
+        step = json.loads(line)["step"]  # the end of the last line may lack, and nothing else
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return step if isinstance(step, int) else None

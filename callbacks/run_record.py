@@ -1,5 +1,6 @@
 """What a person reads at the start and at the end of a run."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -44,8 +45,9 @@ class RunRecord(Callback):
             _flush(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write out what was logged before."""
-        _flush(trainer)
+        """Write out what was logged before; that the disk is full is told by the error that is on its way."""
+        with suppress(OSError):
+            _flush(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agree on whether the run was stopped: perhaps only one rank got the signal."""

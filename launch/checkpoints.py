@@ -6,7 +6,7 @@ from pathlib import Path
 from launch.config.errors import short
 from launch.config.numbers import is_whole
 from lightning_modules.core.checkpoint.errors import CheckpointError
-from lightning_modules.core.checkpoint.verify import complete_steps, newest_complete, step_folder, verify
+from lightning_modules.core.checkpoint.verify import complete_steps, has_steps, newest_complete, step_folder, verify
 
 MAX_DIGITS = 20
 
@@ -21,7 +21,7 @@ def choose(checkpoints: Path, wanted: str | int | None, reads: bool = True) -> P
     """
     if wanted is None:
         newest = newest_complete(checkpoints, reads=reads)
-        if newest is None and any(checkpoints.glob("step_*")):
+        if newest is None and has_steps(checkpoints):
             raise CheckpointError(f"{checkpoints}: every checkpoint is damaged; delete the folder to start at step 0")
         return newest
     if isinstance(wanted, int) or (is_whole(wanted) and len(wanted) < MAX_DIGITS):

@@ -151,7 +151,7 @@ class Cli(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if self.command == "fit":
-            callbacks = [Guard(self.resolved, self.checkpoint is not None), *callbacks, self.record]
+            callbacks = [Guard(self.resolved, self.checkpoint), *callbacks, self.record]
         config["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
         try:
             return super()._instantiate_trainer(config, callbacks)

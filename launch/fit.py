@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.core.errors import DataError
+from launch.causes import known_cause
 from launch.checkpoints import choose, step_of
 from launch.cli import Cli
 from launch.config.errors import ConfigError, one_line
@@ -15,9 +16,10 @@ from launch.leaving import leave
 from launch.peers import PROBE_SECONDS, Unreachable, watched
 from launch.ranks import adopt_children, is_child, process_rank
 from launch.run import DIVERGED, DONE, ERROR, STOPPED, finished
-from launch.run_folder import RunFolder
+from launch.run_folder import RunFolder, identity
 from lightning_modules.core import stop
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.verify import read_manifest
 from lightning_modules.core.divergence import Diverged
 
 GRACE_SECONDS = 30.0
@@ -69,9 +71,23 @@ def _chosen(resolved: Resolved, folder: RunFolder) -> Path | None:
     wanted = resolved.get("run.checkpoint")
     reads = process_rank() == 0 or (wanted is not None and not is_child())
     checkpoint = choose(folder.checkpoints, wanted, reads)
+    if checkpoint is not None and process_rank() == 0:
+        _require_own(checkpoint, resolved)
     if reads or step_of(checkpoint) < resolved.get("trainer.max_steps"):
         return checkpoint
     return choose(folder.checkpoints, wanted)  # who leaves because all is done must be as sure of it as rank 0
+
+
+def _require_own(checkpoint: Path, resolved: Resolved) -> None:
+    """Refuse another run's checkpoint: what may not change in a run stands in the manifest."""
+    of_run, mine = read_manifest(checkpoint).get("run"), identity(resolved)
+    if not of_run:
+        print(f"{checkpoint}: does not say of which run it is, as checkpoints of before; taken as this run's")
+    elif other := next((name for name in mine if of_run.get(name, mine[name]) != mine[name]), None):
+        raise CheckpointError(
+            f"{checkpoint}: is of another run: its {other} is {of_run[other]!r:.40}, this one's is {mine[other]!r:.40}; "
+            "take it away, or begin with its weights by model.init_from"
+        )
 
 
 def _run(cli: Cli, folder: RunFolder) -> Outcome:
@@ -90,6 +106,9 @@ def _run(cli: Cli, folder: RunFolder) -> Outcome:
         _told(error)
         return Outcome(ERROR, f"error: {error}")
     except Exception as error:
+        if (known := known_cause(error)) is not None:
+            _told(known)
+            return Outcome(ERROR, f"error: {known}")
         traceback.print_exc()
         return Outcome(ERROR, f"{type(error).__name__}: {error}")
     if cli.record.stopped:

@@ -1,12 +1,15 @@
 """What all ranks must agree on before the first step, and what a resumed run must find again."""
 
+from pathlib import Path
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
 from launch.config.errors import ConfigError
 from launch.config.resolved import RUN_FILE, Resolved
-from launch.run_folder import RunFolder, read_json, write_json
+from launch.run_folder import RunFolder, identity, read_json, write_json
+from lightning_modules.core.checkpoint.verify import read_manifest
 
 DATA_FILE = "data.json"  # in the run's folder: the account of what it trains on
 
@@ -18,8 +21,9 @@ class Guard(Callback):
         ConfigError: a rank was started with another configuration, or the data is not the data that the run began with.
     """
 
-    def __init__(self, resolved: Resolved, resumes: bool) -> None:
-        self.resolved, self.resumes, self.folder = resolved, resumes, RunFolder(resolved.run_dir)
+    def __init__(self, resolved: Resolved, checkpoint: str | None) -> None:
+        self.resolved, self.checkpoint, self.folder = resolved, checkpoint, RunFolder(resolved.run_dir)
+        self.resumes = checkpoint is not None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look once, when the data is set up and the ranks can talk."""
@@ -30,6 +34,8 @@ class Guard(Callback):
         found = getattr(trainer.datamodule, "fingerprint", None)
         file = self.folder.path / RUN_FILE
         stored = (read_json(file) or {}).get("data_fingerprint") if trainer.is_global_zero else None
+        if self.checkpoint and stored is None and trainer.is_global_zero:
+            stored = read_manifest(Path(self.checkpoint)).get("run", {}).get("data")
         stored = trainer.strategy.broadcast(stored)
         if self.resumes and stored and found and stored != found:
             raise ConfigError(
@@ -39,6 +45,7 @@ class Guard(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write down what the run trains with from here on: nothing can refuse it any more."""
+        trainer.strategy.of_run = identity(self.resolved) | {"data": getattr(trainer.datamodule, "fingerprint", None)}
         if trainer.is_global_zero:
             names = ("fingerprint", "validation_fingerprint")
             fingerprint, judged = (getattr(trainer.datamodule, name, None) for name in names)

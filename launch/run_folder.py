@@ -2,10 +2,11 @@
 
 config.yaml   the configuration that was last trained with, each value with its source
 config.next.yaml  that of an attempt which has not taken up training yet
-run.json      commit, versions, host, command of the newest attempt; hash of config.yaml, fingerprint of the data
+run.json      commit, versions, host, command of the newest attempt that trained; hash of config.yaml, data's fingerprint
 lock          host and process of a live fit
-ledger.jsonl  one line when an attempt starts and one when it ends, and the same for a job of SLURM around it
-outcome.json  how the newest attempt ended
+ledger.jsonl  a line when an attempt starts, with command and versions, and one when it ends; the same for a SLURM job
+outcome.json  how the newest attempt that trained ended
+data.json     the account of the data
 """
 
 import fcntl
@@ -38,6 +39,9 @@ SETTLED = (
     "data.sequence_length",
 )
 
+FOLDERS = ("checkpoints", "tensorboard", "tokenizer")
+SETTLED_KEYS = [tuple(name.split(".")) for name in SETTLED]
+
 
 class RunFolder:
     """The folder of one run, as rank 0 of `fit` uses it; also read by the other commands."""
@@ -45,6 +49,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.attempt = 0
+        self.facts: dict[str, Any] = {}  # of this attempt, noted once it has begun
+        self.began = False
 
     @property
     def checkpoints(self) -> Path:
@@ -67,6 +73,9 @@ class RunFolder:
         if fresh and self.path.exists() and any(file.name != "lock" for file in self.path.iterdir()):
             raise ConfigError(f"run.fresh = true: {self.path} exists; give another --run.dir, or delete the folder")
         self.path.mkdir(parents=True, exist_ok=True)
+        for name in FOLDERS:
+            if os.path.lexists(self.path / name) and not os.path.isdir(self.path / name):
+                raise ConfigError(f"{self.path / name}: is no folder, and the run keeps one there; move it away")
         with (self.path / "lock").open("a+", encoding="utf-8", errors="replace") as file:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)  # for the moment of looking and writing only
@@ -90,7 +99,7 @@ class RunFolder:
     def differences(self, resolved: Resolved) -> dict[Key, tuple[Entry | None, Entry | None]]:
         """Return the keys whose values are not those that were last trained with: (stored, given now)."""
         file = self.path / CONFIG
-        old = read_file(file, str(file)) if file.exists() else {}
+        old = read_file(file, str(file)) if os.path.lexists(file) else {}
         new = resolved.of_the_run() if old else {}
         changed = [key for key in {**old, **new} if _value(old, key) != _value(new, key)]
         changed = [key for key in changed if key in old or new[key].source != DEFAULT]  # options that are new
@@ -122,8 +131,11 @@ class RunFolder:
         if lines and lines[-1]["event"] == "start":
             self._note("end", lines[-1]["attempt"], reason="killed: it could not say how it ended")
         write_whole(self.path / NEXT_CONFIG, resolved.run_text())
-        self._note_facts(**surroundings())
-        self._note("start", self.attempt, reason=reason, **_identity())
+        self.facts, self.began = surroundings(), False
+        if not (self.path / RUN_FILE).exists():
+            self._note_facts(**self.facts)
+        about = {name: self.facts[name] for name in ("command", "commit", "versions")}
+        self._note("start", self.attempt, reason=reason, **_identity(), **about)
 
     def accept(self, resolved: Resolved, **facts: Any) -> None:
         """Make the configuration that of the run, and note what else it trains with: its training has begun."""
@@ -132,14 +144,16 @@ class RunFolder:
             write_whole(self.path / CONFIG, resolved.run_text())
         (self.path / NEXT_CONFIG).unlink(missing_ok=True)
         known = {name: fact for name, fact in facts.items() if fact is not None}
-        self._note_facts(config_sha256=resolved.digest(), **known)
+        self._note_facts(**self.facts, config_sha256=resolved.digest(), **known)
+        self.began = True
 
     def end(self, code: int, step: int, reason: str) -> None:
         """Close the attempt: outcome.json, the ledger, the lock. A full disk does not hide how the run ended."""
         outcome = {"attempt": self.attempt, "step": step, "code": code, "reason": reason, "time": now()}
         try:
             (self.path / NEXT_CONFIG).unlink(missing_ok=True)
-            write_json(self.path / "outcome.json", outcome)
+            if self.began or not (self.path / "outcome.json").exists():  # a refused start says nothing of the run
+                write_json(self.path / "outcome.json", outcome)
             self._note("end", self.attempt, reason=reason, step=step, code=code)
         except OSError as error:
             print(f"{error.filename or self.path}: cannot be written: {error.strerror}", file=sys.stderr)
@@ -180,10 +194,11 @@ class RunFolder:
             (self.path / "lock").write_text("", encoding="utf-8")
 
     def finished_at(self) -> int:
-        """Return the step at which the newest attempt ended well, 0 if it did not."""
+        """Return the step of the newest checkpoint, or a later one at which an attempt ended well without saving."""
         outcome = read_json(self.path / "outcome.json") or {}
         step = outcome.get("step")
-        return step if outcome.get("code") == 0 and isinstance(step, int) else 0
+        ended = step if outcome.get("code") == 0 and isinstance(step, int) else 0
+        return max(ended, self.newest_step())
 
     def holds(self, step: int) -> bool:
         """Tell whether there is a checkpoint of a step; it is not read."""
@@ -193,10 +208,20 @@ class RunFolder:
         write_json(self.path / RUN_FILE, {**(read_json(self.path / RUN_FILE) or {}), **facts})
 
     def _note(self, event: str, attempt: int, **facts: Any) -> None:
-        with (self.path / "ledger.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"attempt": attempt, "event": event, "time": now(), **facts}) + "\n")
+        path = self.path / "ledger.jsonl"
+        torn = is_torn(path)
+        if torn:
+            print(f"{path}: its last line was cut off, which loses what it said of an attempt; it is closed")
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n" * torn + json.dumps({"attempt": attempt, "event": event, "time": now(), **facts}) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def identity(resolved: Resolved) -> dict[str, Any]:
+    """Return what may not change in a run, by which its checkpoints know it: key -> value."""
+    settled = (key for key in resolved.table if any(key[: len(it)] == it for it in SETTLED_KEYS))
+    return {".".join(key): resolved.table[key].value for key in sorted(settled)}
 
 
 def unsettled(differences: dict[Key, tuple[Entry | None, Entry | None]], path: Path) -> list[str]:
@@ -217,6 +242,15 @@ def described(differences: dict[Key, tuple[Entry | None, Entry | None]]) -> list
         f"  {'.'.join(key)}: {_shown(old)} -> {_shown(new)}" + (f"  # {new.source}" if new else "")
         for key, (old, new) in differences.items()
     ]
+
+
+def is_torn(path: Path) -> bool:
+    """Say whether a file of lines ends inside of one, as after a loss of power."""
+    with suppress(OSError), path.open("rb") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    return False
 
 
 def write_whole(path: Path, text: str) -> None:

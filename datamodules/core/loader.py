@@ -7,8 +7,14 @@ matter.
 """
 
 import itertools
+import multiprocessing.queues
+import multiprocessing.util
 import os
+import resource
+import shutil
 import signal
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 
@@ -23,6 +29,9 @@ from datamodules.core.order import MICRO_BATCHES, permute, sample_at
 from datamodules.core.packing import ExampleSource
 
 POSITIONS_AT_ONCE = 4096
+WANTED_FILES = 4096  # open at once, as tensors are handed over by descriptors
+LONGEST_FOLDER = 70  # characters of the folder of sockets, whose paths may have 107 in all
+SHORT_FOLDERS = ("/tmp", "/dev/shm", "/var/tmp")
 
 
 def collate(
@@ -178,14 +187,41 @@ class Evaluation(Dataset[list[TextBatch]]):
 
 def loader(dataset: Dataset[list[TextBatch]], num_workers: int, sampler: Sampler[int] | None = None) -> DataLoader:
     """Wrap ready batches in a DataLoader, through pinned memory where there is a GPU."""
+    if num_workers:
+        make_room()
     return DataLoader(
         dataset,
         batch_size=None,
         sampler=sampler,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=outlive_signals,
+        worker_init_fn=begin_worker,
     )
+
+
+def make_room() -> None:
+    """See that workers can hand over what they make: by open files, through sockets whose paths are short."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < WANTED_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(WANTED_FILES, hard) if hard >= 0 else WANTED_FILES, hard))
+    if len(multiprocessing.util.get_temp_dir()) > LONGEST_FOLDER:  # batch systems set long TMPDIRs
+        folder = tempfile.mkdtemp(
+            prefix="pymp-", dir=next((it for it in SHORT_FOLDERS if os.access(it, os.W_OK)), None)
+        )
+        multiprocessing.util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-100)
+        multiprocessing.current_process()._config["tempdir"] = folder  # where `multiprocessing` looks for it
+
+
+def begin_worker(worker: int) -> None:
+    """Set a worker up: it outlives signals, and ends when what it makes cannot be handed over."""
+    outlive_signals(worker)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end_by_error)
+
+
+def end_by_error(error: Exception, item: object) -> None:
+    """End a worker whose batch cannot be sent: else the training would wait for it for ever (pytorch#13246)."""
+    print(f"data.num_workers: a batch could not be handed over: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def outlive_signals(worker: int) -> None:
@@ -194,7 +230,7 @@ def outlive_signals(worker: int) -> None:
     A batch system signals the whole group, and so does Ctrl-C; the steps until the run stops still need batches. TERM
     by the training process itself is how Python ends a worker that was left over.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_by_parent, name="signals", daemon=True).start()

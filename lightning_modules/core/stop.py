@@ -15,11 +15,13 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+MOST_STEPS = 3  # the one that runs, and two in which the ranks agree
 REPEAT_SECONDS = 3.0  # a batch system sends the same signal twice within a moment; a person does it later
 RESUMABLE = 75
 WALL_TIME = "run.max_wall_time"
 
+standing = ""  # which checkpoint there is to go on from, in words; whoever saves says it
 _began = time.monotonic()
 _deadline = math.inf
 _name = ""
@@ -30,13 +32,21 @@ def requested() -> bool:
     """Tell whether this process was asked to stop."""
     if not _name and time.monotonic() >= _deadline:
         _note(WALL_TIME)
-        _say(f"{WALL_TIME} is over: stopping after this step")
+        _say(f"{WALL_TIME} is over: {announcement()}")
     return bool(_name)
 
 
 def name() -> str:
     """Return the name of the signal, or of the option, that asked for a stop; empty if none did."""
     return _name
+
+
+def announcement() -> str:
+    """Say what a request to stop brings about."""
+    return (
+        f"stopping after at most {MOST_STEPS} more steps, then it saves; a second signal after {REPEAT_SECONDS:g} s "
+        f"ends it at once; {standing or 'no checkpoint stands so far'}"
+    )
 
 
 def after(seconds: float) -> None:
@@ -46,9 +56,12 @@ def after(seconds: float) -> None:
 
 
 def install() -> None:
-    """Catch TERM, INT, USR1 and USR2 from now on; a signal that came before is kept."""
+    """Catch TERM, INT, USR1, USR2 and HUP from now on; a signal that came before is kept.
+
+    HUP stays ignored where it is, as nohup starts a process.
+    """
     global _writer
-    for number in SIGNALS:
+    for number in caught():
         signal.signal(number, _handle)
     if _writer < 0:
         reader, _writer = os.pipe()
@@ -58,7 +71,13 @@ def install() -> None:
     signal.set_wakeup_fd(_writer, warn_on_full_buffer=False)
 
 
+def caught() -> list[signal.Signals]:
+    """List the signals that ask for a stop."""
+    return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+
+
 def _handle(number: int, frame: FrameType | None) -> None:
+    _leave_terminal(number)
     _note(signal.Signals(number).name)
 
 
@@ -77,11 +96,23 @@ def _watch(reader: int) -> None:
                 continue
             if since is None:
                 since = now
+                _leave_terminal(number)
                 _note(signal.Signals(number).name)
-                _say(f"{signal.Signals(number).name}: stopping after this step; a second one ends at once")
+                _say(f"{signal.Signals(number).name}: {announcement()}")
             elif now - since > REPEAT_SECONDS:
-                _say("ended at once; the newest checkpoint stands")
+                _say(f"ended at once; {standing or 'no checkpoint stands'}")
                 os._exit(RESUMABLE)
+
+
+def _leave_terminal(number: int) -> None:
+    """After HUP, write to nowhere what would go to a terminal: a line for one that is gone would end the run."""
+    if number != signal.SIGHUP:
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if os.isatty(descriptor):
+                os.dup2(nowhere, descriptor)
 
 
 def _let_go() -> None:

@@ -44,7 +44,7 @@ def test_failures(ends: str, code: int, reason: str, stderr: str | None, tmp_pat
     assert (tmp_path / "lock").read_text() == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_a_run_that_goes_on_later(number: signal.Signals, tmp_path: Path) -> None:
     live = Live("fit", "--config", TOY, "--run.dir", str(tmp_path), "--trainer.max_steps", "1000000",
                 "--callbacks.checkpoint.every_n_steps", "100000")  # fmt: skip
@@ -56,7 +56,10 @@ def test_a_signal_stops_a_run_that_goes_on_later(number: signal.Signals, tmp_pat
     live.process.send_signal(number)  # a batch system sends it twice
     code, stdout, stderr = live.end()
     assert code == 75, stderr
-    assert stderr == f"\n{number.name}: stopping after this step; a second one ends at once\n"
+    assert stderr == (
+        f"\n{number.name}: stopping after at most 3 more steps, then it saves; "
+        "a second signal after 3 s ends it at once; no checkpoint stands so far\n"
+    )
     stopped = int(stdout.split("stopped at step ")[1].split()[0])
     assert outcome(tmp_path) == (75, stopped, number.name)
     assert [path.name for path in (tmp_path / "checkpoints").glob("step_*")] == [f"step_{stopped:08d}"]

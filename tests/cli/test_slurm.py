@@ -109,6 +109,6 @@ def test_a_stop_that_was_asked_for_before_python_was_there(tmp_path: Path) -> No
     words = ["fit", "--config", TOY, "--run.dir", str(tmp_path / "run")]
     done = launch(*words, TOKAMAK_STOP_REQUESTED=str(tmp_path / "asked"))
     assert done.returncode == 75, done.stderr
-    assert "SIGUSR1: stopping after this step" in done.stderr
+    assert "SIGUSR1: stopping after at most 3 more steps" in done.stderr
     done = launch(*words, TOKAMAK_STOP_REQUESTED=str(tmp_path / "gone"))
     assert done.returncode == 0, done.stderr

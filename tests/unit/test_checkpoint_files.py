@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from launch.checkpoints import choose
 from lightning_modules.core.checkpoint import publish
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.publish import Save, begin, discard_leftovers, remove, write_file
@@ -98,9 +99,9 @@ def pipe(folder: Path) -> None:
 
 DAMAGES = {
     "manifest.json: is no ordinary file": pipe,
-    "manifest.json: files = None, expected dict": rewrite(files=None),
-    "manifest.json: step = 'x', expected int": rewrite(step="x"),
-    "manifest.json: lists no shard_00002.pt": rewrite(world_size=3),
+    "manifest.json: files = None, which no checkpoint has": rewrite(files=None),
+    "manifest.json: step = 'x', expected a whole number": rewrite(step="x"),
+    "manifest.json: files = {'shard_00000.pt'": rewrite(world_size=3),
     "manifest.json: is of step 1, its folder was renamed": rewrite(step=1),
     "manifest.json: is not JSON (maximum recursion": overwrite("manifest.json", b'{"a":' * 100_000),
     "trainer.pt: is missing": lambda folder: (folder / "trainer.pt").unlink(),
@@ -208,7 +209,7 @@ def test_a_shard_that_is_no_mapping_is_refused(checkpoints: Path) -> None:
     folder = step_folder(checkpoints, 2)
     torch.save([1, 2], folder / "shard_00001.pt")
     reseal(folder, "shard_00001.pt")
-    with pytest.raises(CheckpointError, match=r"shard_00001.pt: holds a list in place of parameters"):
+    with pytest.raises(CheckpointError, match=r"shard_00001.pt: content = .list., which no checkpoint has"):
         read_weights(folder)
 
 
@@ -220,3 +221,118 @@ def test_later_steps_are_set_aside_and_kept(checkpoints: Path) -> None:
     assert kept.name.startswith("step_00000002.") and (kept / "shard_00000.pt").read_bytes() == before
     save(checkpoints, 2, [{"w": piece(0, 15)}])
     assert publish.set_aside(checkpoints, 1) == [2] and len(list((checkpoints / "set_aside").iterdir())) == 2
+
+
+GOOD = {"size": 5, "sha256": "0" * 64}
+SEALED = {  # facts of a manifest that was sealed again -> what the message says
+    "size": ({"files": {"trainer.pt": GOOD, "shard_00000.pt": 5}}, "shard_00000.pt = 5"),
+    "no size": (
+        {"files": {"trainer.pt": GOOD, "shard_00000.pt": {"sha256": "0" * 64}}},
+        "size of shard_00000.pt = None",
+    ),
+    "no hash": ({"files": {"trainer.pt": GOOD, "shard_00000.pt": {"size": 5}}}, "sha256 of shard_00000.pt = None"),
+    "hash": ({"files": {"trainer.pt": {**GOOD, "sha256": 7}, "shard_00000.pt": GOOD}}, "sha256 of trainer.pt = 7"),
+    "long name": ({"files": {"trainer.pt": GOOD, "s" * 5000: GOOD}}, "files = 'sss"),
+    "way out": ({"files": {"trainer.pt": GOOD, "../../config.yaml": GOOD}}, "files = '../../config.yaml'"),
+    "ranks": ({"world_size": 10**12}, "world_size = 1000000000000, expected a whole number from 1 to"),
+    "no ranks": ({"world_size": 0}, "world_size = 0, expected"),
+    "fewer than none": ({"world_size": -1}, "world_size = -1, expected"),
+    "truth": ({"world_size": True}, "world_size = True, expected"),
+    "step": ({"step": 2.0}, "step = 2.0, expected"),
+    "far": ({"step": 10**40}, "step = 1000000"),
+    "skipped": ({"skipped_steps": ["x"]}, "skipped_steps = ['x']"),
+    "run": ({"run": 3, "world_size": 2}, "run = 3"),
+}
+
+
+@pytest.mark.parametrize("name", SEALED)
+def test_a_manifest_that_was_sealed_again_is_refused_by_its_form(checkpoints: Path, name: str) -> None:
+    facts, message = SEALED[name]
+    rewrite(**({"world_size": 1} | facts))(step_folder(checkpoints, 2))
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        verify(step_folder(checkpoints, 2))
+    assert newest_complete(checkpoints) == step_folder(checkpoints, 1)
+
+
+def changed(**facts: object) -> dict:
+    return {"w": piece(0, 8) | facts}
+
+
+ROW = torch.zeros(8)
+SHARDS = {
+    "list": [1],
+    "no start": {"w": {key: value for key, value in piece(0, 8).items() if key != "start"}},
+    "no piece": {"w": 3},
+    "one more": changed(more=1),
+    "negative": changed(shape=[-1, 3]),
+    "huge": changed(shape=[10**12, 10**12]),
+    "word": changed(shape="abc"),
+    "start": changed(start="0"),
+    "beyond": changed(start=14),
+    "flat": changed(tensors={"param": torch.zeros(2, 4)}),
+    "number": changed(tensors={"param": 5.0}),
+    "sparse": changed(tensors={"param": ROW.to_sparse()}),
+    "no param": changed(tensors={"exp_avg": ROW}),
+    "no tensors": changed(tensors=None),
+    "scalars": changed(scalars=[1]),
+    "name": {3: piece(0, 8)},
+}
+WHOLES = {
+    "whole list": [],
+    "buffers": {"buffers": {"a": 3}},
+    "optimizers": {"optimizers": {}},
+    "lightning": {"lightning": 1},
+}
+
+
+@pytest.mark.parametrize("name", [*SHARDS, *WHOLES])
+def test_a_shard_that_was_sealed_again_is_refused_by_its_form(checkpoints: Path, name: str) -> None:
+    folder, file = step_folder(checkpoints, 2), "shard_00000.pt" if name in SHARDS else "trainer.pt"
+    torch.save((SHARDS | WHOLES)[name], folder / file)
+    reseal(folder, file)
+    with pytest.raises(CheckpointError, match=rf"{file}: .*which no checkpoint has|{file}: .*expected a whole number"):
+        verify(folder)
+    with pytest.raises(CheckpointError, match=file):
+        read_weights(folder)
+    assert newest_complete(checkpoints) == step_folder(checkpoints, 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody whom files are closed to")
+@pytest.mark.parametrize("closed", ["shard_00000.pt", "trainer.pt", "manifest.json", "."])
+def test_what_cannot_be_read_is_damage(closed: str) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        os.chmod(scratch, 0o755)
+        checkpoints = Path(scratch) / "checkpoints"
+        for step in (1, 2):
+            save(checkpoints, step, [{"w": piece(0, 15)}])
+        (step_folder(checkpoints, 2) / closed).chmod(0)
+        assert as_nobody(lambda: str(newest_complete(checkpoints))) == str(step_folder(checkpoints, 1))
+        assert "Permission denied" in as_nobody(lambda: complaint_of(step_folder(checkpoints, 2)))
+        checkpoints.chmod(0)
+        assert "checkpoints: cannot be listed (Permission denied)" in as_nobody(lambda: str(choose(checkpoints, None)))
+
+
+def complaint_of(folder: Path) -> str:
+    try:
+        return str(verify(folder))
+    except CheckpointError as error:
+        return str(error)
+
+
+def as_nobody(work: Callable[[], str]) -> str:
+    """Run something in a process without rights, and return what it gives or complains of."""
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            found = work()
+        except BaseException as error:
+            found = f"{type(error).__name__}: {error}"
+        os.write(writer, found.encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        found = stream.read()
+    os.waitpid(child, 0)
+    return found

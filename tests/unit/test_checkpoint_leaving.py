@@ -15,7 +15,8 @@ def started(folder: Path, rank: int, temp: Path | None = None) -> publish.Save:
     final = folder / "step_00000003"
     save = publish.Save(final, temp or publish.begin(final), rank, 2)
     save.facts = {"step": 3, "strategy": "Toy", "skipped_steps": []}
-    save.shard = {"weight": {"start": 0, "tensors": {"weight": torch.ones(3)}}}
+    piece = {"start": 0, "shape": [3], "scalars": {}, "tensors": {"param": torch.ones(3)}}
+    save.shard = {"weight": piece}
     save.thread.start()
     return save
 

@@ -64,8 +64,9 @@ def test_a_second_signal_ends_a_process_whose_main_thread_is_in_a_call_that_does
     done = subprocess.run([sys.executable, "-c", HELD], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 75, done.stderr
     assert [line for line in done.stderr.splitlines() if line] == [
-        "SIGTERM: stopping after this step; a second one ends at once",
-        "ended at once; the newest checkpoint stands",
+        "SIGTERM: stopping after at most 3 more steps, then it saves; a second signal after 0.5 s ends it at once; "
+        "no checkpoint stands so far",
+        "ended at once; no checkpoint stands",
     ]
 
 
@@ -107,4 +108,52 @@ assert stop.requested()
 def test_the_clock_asks_for_a_stop() -> None:
     done = subprocess.run([sys.executable, "-c", CLOCK], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "\nrun.max_wall_time is over: stopping after this step\n"
+    assert done.stderr.startswith("\nrun.max_wall_time is over: stopping after at most 3 more steps, then it saves; ")
+
+
+HANGUP = """
+import os, pty, signal, sys, time
+child, terminal = pty.fork()
+if child == 0:
+    from lightning_modules.core import stop
+    stop.install()
+    print("ready", flush=True)
+    for _ in range(200):
+        if stop.requested():
+            break
+        time.sleep(0.05)
+    print("a line to a terminal that is gone", flush=True)
+    sys.stderr.write("and another\\n")
+    with open(sys.argv[1], "w") as file:
+        file.write(stop.name())
+    os._exit(0)
+seen = b""
+while b"ready" not in seen:
+    seen += os.read(terminal, 100)
+os.close(terminal)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_terminal_that_hangs_up_ends_a_run_by_the_normal_way(tmp_path: Path) -> None:
+    file = tmp_path / "stopped"
+    done = subprocess.run(
+        [sys.executable, "-c", HANGUP, str(file)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert file.read_text() == "SIGHUP"
+
+
+NOHUP = """
+import os, signal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from lightning_modules.core import stop
+stop.install()
+os.kill(os.getpid(), signal.SIGHUP)
+assert not stop.requested() and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+"""
+
+
+def test_a_hang_up_that_is_ignored_stays_so() -> None:
+    done = subprocess.run([sys.executable, "-c", NOHUP], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.schema import check_shard, check_whole
 from lightning_modules.core.checkpoint.verify import TRAINER, open_file, shard_name, verify
 
 
@@ -29,8 +30,7 @@ class Reader:
         self.pieces: dict[str, list[Piece]] = {}
         for path in [folder / shard_name(rank) for rank in range(world_size)]:
             content = open_file(path)
-            if not isinstance(content, dict):
-                raise CheckpointError(f"{path}: holds a {type(content).__name__} in place of parameters by name")
+            check_shard(content, path)
             for name, piece in content.items():
                 self.pieces.setdefault(name, []).append(Piece(path, **piece))
         for pieces in self.pieces.values():
@@ -101,5 +101,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     for name in reader.pieces:
         weights[name] = torch.empty(reader.shape(name), dtype=reader.dtypes(name)["param"])
         reader.read_into(name, "param", 0, weights[name].view(-1))
-    buffers = open_file(folder / TRAINER)["buffers"]
+    whole = open_file(folder / TRAINER)
+    check_whole(whole, folder / TRAINER)
+    buffers = whole["buffers"]
     return weights | {name: buffer.clone() for name, buffer in buffers.items()}

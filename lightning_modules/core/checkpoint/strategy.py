@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.layouts import layout_of
 from lightning_modules.core.checkpoint.publish import Save, begin
 from lightning_modules.core.checkpoint.reader import Reader
+from lightning_modules.core.checkpoint.schema import check_whole
 from lightning_modules.core.checkpoint.slices import snapshot
 from lightning_modules.core.checkpoint.verify import TRAINER, open_file, verify
 from lightning_modules.core.checkpoint.whole import (
@@ -39,8 +41,8 @@ class SlicedCheckpoint:
     """Mixin in front of a Lightning strategy; every rank has to enter `save_checkpoint` and `load_checkpoint`.
 
     `gathers_in_forward` says that a forward pass needs all ranks; `last_blocked_seconds` is how long the last save held
-    up the training; `skipped_steps` are the steps that made no update, kept in the manifest; `on_published` is called
-    on rank 0, in the thread, with each folder that is published.
+    up the training; `skipped_steps` are the steps that made no update, and `of_run` is what a checkpoint knows its run
+    by, both kept in the manifest; `on_published` is called on rank 0, in the thread, with each published folder.
     """
 
     restore_checkpoint_after_setup = True
@@ -48,6 +50,7 @@ class SlicedCheckpoint:
 
     last_blocked_seconds: float = 0.0
     skipped_steps: tuple[int, ...] = ()
+    of_run: Mapping[str, Any] = MappingProxyType({})
     gathers_in_forward = False
     on_published: Callable[[Path], None] | None = None
     _saving: Save | None = None
@@ -89,6 +92,7 @@ class SlicedCheckpoint:
                 "step": checkpoint["global_step"],
                 "strategy": type(self).__name__,
                 "skipped_steps": list(self.skipped_steps),
+                "run": dict(self.of_run),
             }
             save.on_published = self.on_published
             save.thread.start()
@@ -104,6 +108,7 @@ class SlicedCheckpoint:
         folder = Path(self.broadcast(str(checkpoint_path)))
         manifest = self._verify_together(folder)
         reader, whole = Reader(folder, manifest["world_size"]), open_file(folder / TRAINER)
+        check_whole(whole, folder / TRAINER, is_complete=True)
         module, layout = self.lightning_module, layout_of(self)
         reader.match({name: shape_of(parameter) for name, parameter in module.named_parameters()})
         with torch.no_grad():

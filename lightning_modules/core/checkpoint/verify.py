@@ -8,21 +8,25 @@ import hashlib
 import json
 import logging
 import math
+import os
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
+from lightning_modules.core.checkpoint.schema import check_manifest, check_shard, check_whole
 
 MANIFEST = "manifest.json"
 TRAINER = "trainer.pt"
 FORMAT = 1
 HASHING_THREADS = 4
 STEP_FOLDER = re.compile(r"step_([0-9]{8,})")
-FACTS = {"step": int, "world_size": int, "files": dict, "skipped_steps": list}
+MOST_MANIFEST_BYTES = 64 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +43,8 @@ def shard_name(rank: int) -> str:
 
 def complete_steps(checkpoints: Path) -> list[int]:
     """List the steps that were published, ascending; their files are not read."""
-    return [step for step in _steps(checkpoints) if (step_folder(checkpoints, step) / MANIFEST).is_file()]
+    with told(checkpoints):
+        return [step for step in _steps(checkpoints) if (step_folder(checkpoints, step) / MANIFEST).is_file()]
 
 
 def newest_complete(checkpoints: Path, below: float = math.inf, reads: bool = True) -> Path | None:
@@ -61,6 +66,11 @@ def verify(folder: Path, rank: int = 0, world_size: int = 1, reads: bool = True)
     Raises:
         CheckpointError: a file is missing, has another size or SHA-256, or holds more than plain data.
     """
+    with told(folder):
+        return _verified(folder, rank, world_size, reads)
+
+
+def _verified(folder: Path, rank: int, world_size: int, reads: bool) -> dict[str, Any]:
     manifest = read_manifest(folder)
     files: dict[str, dict[str, Any]] = manifest["files"]
     for name in [TRAINER, *(shard_name(index) for index in range(manifest["world_size"]))]:
@@ -81,8 +91,22 @@ def verify(folder: Path, rank: int = 0, world_size: int = 1, reads: bool = True)
                     "the file was damaged, or belongs to another save"
                 )
     for name in share:
-        open_file(folder / name)
+        check = check_whole if name == TRAINER else check_shard
+        check(open_file(folder / name), folder / name)
     return manifest
+
+
+@contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Take what the system cannot read for damage.
+
+    Raises:
+        CheckpointError: naming the file and the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -92,9 +116,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         CheckpointError: the folder or the manifest is missing, is not JSON, or was changed after it was written.
     """
     path = folder / MANIFEST
-    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-        raise CheckpointError(f"{path}: is no ordinary file")
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise CheckpointError(f"{path}: is no ordinary file")
+        if path.stat().st_size > MOST_MANIFEST_BYTES:
+            raise CheckpointError(f"{path}: has {path.stat().st_size} bytes, more than a manifest may have")
         manifest = json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}; a checkpoint is a folder with a manifest") from error
@@ -104,9 +130,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: was changed after it was written, its own SHA-256 does not fit")
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path}: has format {manifest.get('format')}, this version reads format {FORMAT}")
-    for key, kind in FACTS.items():
-        if not isinstance(manifest.get(key), kind):
-            raise CheckpointError(f"{path}: {key} = {manifest.get(key)!r}, expected {kind.__name__}")
+    check_manifest(manifest, path)
     name = folder.resolve().name  # `best` is a link
     if STEP_FOLDER.fullmatch(name) and name != step_folder(folder, manifest["step"]).name:
         raise CheckpointError(f"{path}: is of step {manifest['step']}, its folder was renamed or copied; name it so")
@@ -135,8 +159,18 @@ def open_file(path: Path) -> Any:
         raise CheckpointError(f"{path}: cannot be read ({lines[0]})") from error
 
 
+def has_steps(checkpoints: Path) -> bool:
+    """Say whether anything is called a checkpoint."""
+    return bool(_steps(checkpoints))
+
+
 def _steps(checkpoints: Path) -> list[int]:
-    names = [STEP_FOLDER.fullmatch(path.name) for path in checkpoints.glob("step_*")]
+    try:
+        names = [STEP_FOLDER.fullmatch(name) for name in os.listdir(checkpoints)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(f"{checkpoints}: cannot be listed ({error.strerror}); let it be read") from error
     return sorted(int(name[1]) for name in names if name)
 
 
