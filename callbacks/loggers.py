@@ -151,7 +151,7 @@ class JsonLines(Logger):
         if damaged := [line for line, found in zip(lines, steps, strict=True) if found is None]:
             steps_lost = ", ".join(found[1].decode() for line in damaged if (found := STEP.match(line)))
             of = f" (of step {steps_lost})" if steps_lost else ""
-            _log.warning("%s: %d damaged lines%s are lost, and dropped", self.path, len(damaged), of)
+            _log.warning("%s: %d damaged lines are dropped%s", self.path, len(damaged), of)
         kept = [line for line, found in zip(lines, steps, strict=True) if found is not None and found <= step]
         if kept and not kept[-1].endswith(b"\n"):
             kept[-1] += b"\n"

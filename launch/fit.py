@@ -85,7 +85,7 @@ def _require_own(checkpoint: Path, resolved: Resolved) -> None:
         print(f"{checkpoint}: does not say of which run it is, as checkpoints of before; taken as this run's")
     elif other := next((name for name in mine if of_run.get(name, mine[name]) != mine[name]), None):
         raise CheckpointError(
-            f"{checkpoint}: is of another run: its {other} is {of_run[other]!r:.40}, this one's is {mine[other]!r:.40}; "
+            f"{checkpoint}: is of another run: its {other} is {of_run[other]!r:.40}, not {mine[other]!r:.40}; "
             "take it away, or begin with its weights by model.init_from"
         )
 

@@ -2,7 +2,7 @@
 
 config.yaml   the configuration that was last trained with, each value with its source
 config.next.yaml  that of an attempt which has not taken up training yet
-run.json      commit, versions, host, command of the newest attempt that trained; hash of config.yaml, data's fingerprint
+run.json      commit, versions, host, command of the newest attempt that trained; hash of config.yaml and of the data
 lock          host and process of a live fit
 ledger.jsonl  a line when an attempt starts, with command and versions, and one when it ends; the same for a SLURM job
 outcome.json  how the newest attempt that trained ended

@@ -26,6 +26,7 @@ _began = time.monotonic()
 _deadline = math.inf
 _name = ""
 _writer = -1
+_terminals: list[int] = []
 
 
 def requested() -> bool:
@@ -60,7 +61,8 @@ def install() -> None:
 
     HUP stays ignored where it is, as nohup starts a process.
     """
-    global _writer
+    global _writer, _terminals
+    _terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
     for number in caught():
         signal.signal(number, _handle)
     if _writer < 0:
@@ -109,10 +111,8 @@ def _leave_terminal(number: int) -> None:
     if number != signal.SIGHUP:
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (1, 2):
-        with suppress(OSError):
-            if os.isatty(descriptor):
-                os.dup2(nowhere, descriptor)
+    for descriptor in _terminals:  # one that is gone no longer says that it was one
+        os.dup2(nowhere, descriptor)
 
 
 def _let_go() -> None:
