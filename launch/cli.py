@@ -23,6 +23,7 @@ from launch.config.show import named
 from launch.guard import Guard
 from launch.jobs.environment import cluster_plugins
 from launch.papers import papers_of
+from launch.run_folder import RunFolder
 from launch.trainer import Trainer
 
 for _name in ("lightning.pytorch", "lightning.fabric"):
@@ -75,8 +76,11 @@ class Cli(LightningCLI):
         ConfigError: the real classes want other values than their source said, or a class is of the wrong sort.
     """
 
-    def __init__(self, command: str, resolved: Resolved, checkpoint: str | None = None) -> None:
+    def __init__(
+        self, command: str, resolved: Resolved, checkpoint: str | None = None, folder: RunFolder | None = None
+    ) -> None:
         self.command, self.resolved, self.checkpoint = command, resolved, checkpoint
+        self.folder = folder or RunFolder(resolved.run_dir)
         chosen = [part for part in resolved.parts.paths if part not in (("run",), ("trainer",))]
         self.parts = {".".join(part): imported(resolved.parts, part) for part in chosen}
         limit_imports(resolved.parts, [Trainer, *self.parts.values()])
@@ -151,7 +155,7 @@ class Cli(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if self.command == "fit":
-            callbacks = [Guard(self.resolved, self.checkpoint), *callbacks, self.record]
+            callbacks = [Guard(self.resolved, self.checkpoint, self.folder), *callbacks, self.record]
         config["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
         try:
             return super()._instantiate_trainer(config, callbacks)

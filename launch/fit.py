@@ -46,7 +46,7 @@ def fit(resolved: Resolved, folder: RunFolder) -> int:
         if step >= steps:
             print(finished(folder.path, step, steps) if is_first else "", end="\n" if is_first else "")
             return DONE
-        cli = Cli("fit", resolved, str(checkpoint) if checkpoint else None)
+        cli = Cli("fit", resolved, str(checkpoint) if checkpoint else None, folder)
     except KNOWN as error:
         return _told(error)
     if is_first:

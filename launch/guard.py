@@ -21,8 +21,8 @@ class Guard(Callback):
         ConfigError: a rank was started with another configuration, or the data is not the data that the run began with.
     """
 
-    def __init__(self, resolved: Resolved, checkpoint: str | None) -> None:
-        self.resolved, self.checkpoint, self.folder = resolved, checkpoint, RunFolder(resolved.run_dir)
+    def __init__(self, resolved: Resolved, checkpoint: str | None, folder: RunFolder) -> None:
+        self.resolved, self.checkpoint, self.folder = resolved, checkpoint, folder
         self.resumes = checkpoint is not None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

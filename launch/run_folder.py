@@ -183,8 +183,10 @@ class RunFolder:
 
     def newest_step(self) -> int:
         """Return the step of the newest checkpoint, 0 if there is none; it is not read."""
-        names = [folder.name.removeprefix("step_") for folder in self.checkpoints.glob("step_*")]
-        return max((int(name) for name in names if is_whole(name) and self.holds(int(name))), default=0)
+        with suppress(OSError, ValueError):
+            names = [name.removeprefix("step_") for name in os.listdir(self.checkpoints)]
+            return max((int(name) for name in names if is_whole(name) and self.holds(int(name))), default=0)
+        return 0
 
     def forget_holder(self, is_over: Callable[[str], bool]) -> None:
         """Unlock the folder if the lock names another job and that one is over: it may have died on another host."""

@@ -18,7 +18,7 @@ def run_above(place: str | os.PathLike, *runs: str | os.PathLike) -> str | None:
         place: the file or folder, which need not be there.
         runs: folders that become runs, though they hold no papers yet.
     """
-    named = {os.path.realpath(run) for run in runs}
+    named = {os.path.realpath(run) for run in runs if "\0" not in os.fspath(run)}
     for path in (os.path.abspath(place), os.path.realpath(place)):
         if any(path == root or path.startswith(root + os.sep) for root in (*OURS, *INSTALLED)):
             continue
