@@ -11,15 +11,6 @@ from datamodules.core.pair_options import Columns
 ANCHORS = ("anchor", "query", "question", "sentence1", "text1", "premise")
 POSITIVES = ("positive", "passage", "document", "answer", "response", "sentence2", "text2", "hypothesis", "context")
 POSITIVE_LISTS = ("pos", "positives")
-LISTS = (
-    *POSITIVE_LISTS,
-    "neg",
-    "negs",
-    "negatives",
-    "hard_neg",
-    "hard_negs",
-    "hard_negatives",
-)  # may hold JSON in a table
 SCORES = ("score", "similarity", "similarity_score", "relatedness_score", "relatedness", "gold_score", "scores")
 CLASSES = ("label", "labels", "gold_label", "is_duplicate")
 NEGATIVE = re.compile(
@@ -158,6 +149,12 @@ class Finder:
 def plainly(name: str) -> str:
     """Write the name of a column in lower case, with _ between its words."""
     return re.sub(r"[\s_-]+", "_", name.strip()).lower()
+
+
+def may_hold_lists(name: str) -> bool:
+    """Say whether the name of a column of texts is a plural, in which a table writes a list as JSON."""
+    written = plainly(name)
+    return written in POSITIVE_LISTS or (NEGATIVE.fullmatch(written) is not None and written.endswith(("s", "neg")))
 
 
 def looks(pattern: re.Pattern[str], name: str) -> bool:

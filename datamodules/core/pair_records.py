@@ -21,7 +21,7 @@ from datamodules.core.formats import format_of
 from datamodules.core.labels import number_of, present, records_of, text_of
 from datamodules.core.lines import Records
 from datamodules.core.opening import kind_of
-from datamodules.core.pair_columns import LISTS, Finder, Roles, Wanted, plainly
+from datamodules.core.pair_columns import Finder, Roles, Wanted, may_hold_lists
 from datamodules.core.pair_options import Columns
 from datamodules.core.segments import sentences_of
 from datamodules.core.sources import EMBEDDED, find, is_hub_name, local
@@ -197,7 +197,7 @@ def several(record: dict[str, Any], name: str, key: str, place: str, may_lack: b
         DataError: there is none, or one is no text.
     """
     value = record.get(name) if may_lack else present(record, name, key, place)
-    if isinstance(value, str) and plainly(name) in LISTS and value.strip()[:1] == "[" and value.strip()[-1:] == "]":
+    if isinstance(value, str) and may_hold_lists(name) and value.strip()[:1] == "[" and value.strip()[-1:] == "]":
         value = listed(value, name, place)
     items = value if isinstance(value, list) else [value]
     if not items and not may_lack:

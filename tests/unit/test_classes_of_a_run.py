@@ -3,11 +3,16 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
 from transformers import AutoModelForSequenceClassification
 
 from datamodules.core.classes import Naming, read_names
 from datamodules.core.errors import DataError
+from datamodules.core.labels import Fields, class_names, read_examples
 from launch.export import main
 from tests.forked import train
 
@@ -58,6 +63,26 @@ def test_a_run_goes_on_with_names_that_would_not_be_taken_today():
     before = Naming(("0.0", "1.0", "10.0", "2.0", "nan", "-1"))
     for value, name in (("10.0", "10.0"), (10, "10.0"), (2.0, "2.0"), ("nan", "nan"), (-1, "-1"), ("0", "0.0")):
         assert before.read(value, "label", "a.csv:2") == name
+
+
+@pytest.mark.parametrize(
+    "form", ["ints.jsonl", "floats.jsonl", "words.jsonl", "ints.parquet", "floats.parquet", "floats.csv", "ints.csv"]
+)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(numbers=st.lists(st.integers(-5, 200).filter(lambda n: n != -1), min_size=2, max_size=9, unique=True))
+def test_numbers_are_one_class_each_in_their_order(tmp_path, form, numbers):
+    kind, path = form.partition(".")[0], tmp_path / form
+    made = {"ints": int, "floats": float, "words": str}[kind]
+    rows = [{"text": "w5", "label": made(number)} for number in [*numbers, numbers[0]]]
+    if path.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        path.write_text("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_examples((path,), Fields("text", None, "label", "classes"))
+    assert [example.label for example in found[:-1]] == [str(number) for number in numbers]
+    assert class_names(found) == [str(number) for number in sorted(numbers)]
 
 
 @pytest.mark.parametrize("text", ["", "{}", '["a", "a"]', "[1]", "[" * 100_000, "\ufeff"])

@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from datamodules.core.batches import NO_TEXT
 from datamodules.core.errors import DataError
+from datamodules.core.lines import Records
 from datamodules.core.pair_columns import LIKE_LABEL, LIKE_NEGATIVE, looks
 from datamodules.core.pair_options import Columns, EvaluationSet, PairSource
 from datamodules.core.pair_preparation import MOST_NEGATIVES
+from datamodules.core.pair_records import Reading
 from datamodules.pairs import TextPairs, began_before
 from tests.pairs import jsonl, pairs, texts_of, words
 
@@ -48,8 +52,10 @@ def written(folder: Path, form: str) -> str:
     if form == "parquet":
         parquet.write_table(pa.Table.from_pylist(ROWS), folder / "a.parquet")
         return str(folder / "a.parquet")
-    if form == "csv of lists":
-        return csv(folder / "a.csv", ROWS)
+    if form.startswith("csv of "):
+        return csv(
+            folder / "a.csv", [{"query": r["anchor"], "pos": [r["positive"]], form[7:]: r["negatives"]} for r in ROWS]
+        )
     if form == "csv":
         return csv(folder / "a.csv", [numbered(row, "negative_") for row in ROWS])
     if form == "two files":
@@ -76,7 +82,16 @@ NAMES = [
     "negative_passages",
     "Negatives",
 ]
-FORMS = [*NAMES, "parquet", "csv", "csv of lists", "two files", "keys that lack"]
+FORMS = [
+    *NAMES,
+    "parquet",
+    "csv",
+    "csv of negatives",
+    "csv of neg",
+    "csv of hard-negative passages",
+    "two files",
+    "keys that lack",
+]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -244,3 +259,24 @@ def test_what_a_run_began_with_is_told_by_its_account(tmp_path: Path) -> None:
     made = pairs(tmp_path, source=jsonl(tmp_path / "a.jsonl", ROWS))
     file.write_text(json.dumps(made.report()))
     assert not began_before(file) and made.report()["rules"] == {"columns": 2}
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=8)
+FULL = TEXT.filter(str.strip)
+
+
+@pytest.mark.parametrize("form", ["lists.jsonl", "lists.parquet", "lists.csv", "columns.jsonl", "columns.csv"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(FULL, FULL, st.lists(FULL, max_size=3)), min_size=1, max_size=8))
+def test_any_negatives_are_those_that_were_written(tmp_path: Path, form: str, rows: list) -> None:
+    written = [{"anchor": a, "positive": b, "negatives": held} for a, b, held in rows]
+    written = [numbered(row, "negative_") for row in written] if form.startswith("columns") else written
+    path = tmp_path / form
+    if path.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(written), path)
+    else:
+        (csv if path.suffix == ".csv" else jsonl)(path, written)
+    records = Records(None)
+    found = [pair.texts for pair in Reading(str(path), (path,), "source", Columns()).pairs(records)]
+    assert found == [(a, b, *held) for a, b, held in rows]
+    assert records.account.is_conserved() and not records.account.unread
