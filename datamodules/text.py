@@ -136,6 +136,9 @@ class TextCorpus(TextDataModule):
         lines += wordpiece.told(Path(self.places.tokenizer))
         if self.preparation.streaming:
             lines.append(f"train: streamed from {self.preparation.sources['train']}, windows of {self.sequence_length}")
+            found = self.preparation.located_for_stream()
+            (account := Account(files=len(found.files))).pass_over(found)
+            lines += told(account, "train")
         accounts = self.accounts()
         for split, corpus in self.corpora.items():
             known, count = corpus.manifest, len(self.example_source(split))

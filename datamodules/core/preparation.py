@@ -181,6 +181,11 @@ class Preparation:
             sep_id=tokenizer.sep_token_id,
         )
 
+    def located_for_stream(self) -> Located:
+        """Give what the streamed training text leads to; of the hub that is not known beforehand."""
+        name = self.sources["train"]
+        return Located(()) if is_hub_name(name) else self.found(name, "train")
+
     def streamed(self) -> "IterableDataset":
         """Open the training text as a stream."""
         from datamodules.core import streaming

@@ -199,7 +199,7 @@ def batches_of(
         DataError: they are longer than MAX_LINE_BYTES on average.
     """
     known = file.metadata.row_group(group)
-    if known.total_byte_size > MAX_LINE_BYTES * known.num_rows:
+    if known.total_byte_size > MAX_LINE_BYTES * max(1, known.num_rows):
         raise DataError(f"{path}: row group {group} has records of {TOO_LONG}")
     fitting = BYTES_AT_ONCE * known.num_rows // max(1, known.total_byte_size)
     return file.iter_batches(min(max(1, fitting), ROWS_AT_ONCE), row_groups=[group], columns=columns)

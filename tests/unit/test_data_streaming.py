@@ -90,6 +90,7 @@ def test_another_number_of_ranks_is_refused() -> None:
 
 def test_training_resumes_from_the_checkpoint_of_lightning(folder: Path, tmp_path: Path) -> None:
     word_tokenizer(400).save_pretrained(tmp_path / "tokenizer")
+    (folder / "notes.md").write_text("not text to train on")
     options = TokenizerOptions(name=str(tmp_path / "tokenizer"))
 
     def data() -> TextCorpus:
@@ -120,6 +121,7 @@ def test_what_streaming_prepares_and_tells(folder: Path, tmp_path: Path) -> None
     )
     data.setup()
     assert set(data.corpora) == {"val"} and data.describe()[1] == f"train: streamed from {folder}, windows of 32"
+    assert data.describe()[2] == "train: 3 files read; passed over: 1 of another kind (notes.md)"
     assert len(data.fingerprint) == 32 and sum(1 for _ in data.val_dataloader()) > 0
     with pytest.raises(DataError, match=r"data.test_source = null"):
         data.test_dataloader()
