@@ -90,7 +90,6 @@ def test_another_number_of_ranks_is_refused() -> None:
 
 def test_training_resumes_from_the_checkpoint_of_lightning(folder: Path, tmp_path: Path) -> None:
     word_tokenizer(400).save_pretrained(tmp_path / "tokenizer")
-    (folder / "notes.md").write_text("not text to train on")
     options = TokenizerOptions(name=str(tmp_path / "tokenizer"))
 
     def data() -> TextCorpus:
@@ -107,6 +106,7 @@ def test_training_resumes_from_the_checkpoint_of_lightning(folder: Path, tmp_pat
 
 def test_what_streaming_prepares_and_tells(folder: Path, tmp_path: Path) -> None:
     word_tokenizer(400).save_pretrained(tmp_path / "tokenizer")
+    (folder / "notes.md").write_text("not text to train on")
     options = TokenizerOptions(name=str(tmp_path / "tokenizer"))
     data = TextCorpus(
         options,
