@@ -118,8 +118,8 @@ def test_other_data_is_refused_once_it_is_known_and_nothing_of_it_stays(run: Pat
 
 
 def test_what_a_constructor_refuses_is_no_attempt(tmp_path: Path) -> None:
-    done = launch("fit", "--config", TOY, "--run.dir", str(tmp_path), "--callbacks.checkpoint.every_n_steps", "0")
-    assert errors(done) == ["callbacks.checkpoint.every_n_steps: 0 is below 1"]
+    done = launch("fit", "--config", TOY, "--run.dir", str(tmp_path), "--callbacks.shout.word", "silence")
+    assert errors(done) == ["callbacks.shout.word: silence is no word"]
     assert [file.name for file in tmp_path.iterdir()] == ["lock"]
 
 

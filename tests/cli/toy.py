@@ -154,6 +154,8 @@ class Shout(Callback):
     """Print at every step."""
 
     def __init__(self, word: str = "step") -> None:
+        if word == "silence":
+            raise DataError("callbacks.shout.word: silence is no word")
         self.word = word
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
