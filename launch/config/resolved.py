@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from launch.config.callbacks import idle_callbacks
 from launch.config.check import Check, complete
 from launch.config.defaults import start_table
 from launch.config.errors import ConfigError
+from launch.config.numbers import is_whole
 from launch.config.parts import Parts
 from launch.config.read import Entry, Key, Table
 from launch.config.rules import broken, missing_sources, ranks_of, rules_for
@@ -60,11 +62,11 @@ class Resolved:
 
     def text(self) -> str:
         """Return the configuration as YAML whose comments are the sources."""
-        return lines(self.table)
+        return lines(with_first_sources(self.table))
 
     def run_text(self) -> str:
         """Return what the run's folder keeps: all but `run`, which says where and how to start."""
-        return lines(self.of_the_run())
+        return lines(with_first_sources(self.of_the_run()))
 
     def of_the_run(self) -> Table:
         """Return the table without `run`, and without what a SLURM job says: the next one may have other nodes."""
@@ -74,6 +76,30 @@ class Resolved:
         """Return a hash of the values, wherever they were given."""
         values = [[".".join(key), entry.value] for key, entry in sorted(self.of_the_run().items())]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def with_first_sources(table: Table) -> Table:
+    """Name for values of a run's own configuration the file or flag that first gave them, which it notes."""
+    written: dict[str, list[str]] = {}
+    found = {}
+    for key, entry in table.items():
+        name, _, number = entry.source.rpartition(":")
+        if name.endswith(CONFIG) and name not in written:
+            written[name] = noted_lines(name)
+        if is_whole(number) and 0 < int(number) <= len(written.get(name, [])):
+            comment = written[name][int(number) - 1].rpartition("  # ")
+            entry = entry._replace(source=comment[2] if comment[1] else entry.source)
+        found[key] = entry
+    return found
+
+
+def noted_lines(name: str) -> list[str]:
+    """Read the lines of a run's own configuration, as sources call it; none if it is no run's."""
+    for path in (Path(name), overlay.PROJECT / name):
+        if is_stored(path):
+            with suppress(OSError, UnicodeDecodeError):
+                return path.read_text(encoding="utf-8").splitlines()
+    return []
 
 
 def is_stored(file: Path) -> bool:

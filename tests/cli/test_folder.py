@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.config.errors import ConfigError
 from launch.config.resolved import resolve
 from launch.run_folder import RunFolder
 from tests.cli.launching import TOY, errors, light
@@ -111,3 +112,64 @@ def test_an_option_that_is_new_is_no_difference(tmp_path: Path) -> None:
     lines = (tmp_path / "config.yaml").read_text().splitlines()
     (tmp_path / "config.yaml").write_text("\n".join(line for line in lines if not line.startswith("  accept:")))
     assert folder.differences(resolve(["--config", "configs/electra/debug.yaml"])) == {}
+
+
+def test_the_first_source_of_a_value_is_told_after_any_number_of_starts(tmp_path: Path) -> None:
+    run, folder = tmp_path / "run", RunFolder(tmp_path / "run")
+    run.mkdir()
+    first = resolve(["--config", TOY, "--run.dir", str(run), "--model.hidden_size", "6"])
+    folder.start(first, "new")
+    folder.accept(first)
+    for steps in ("20", "30"):
+        again = resolve(["--run.dir", str(run), "--trainer.max_steps", steps])
+        folder.start(again, "resumed")
+        folder.accept(again)
+        shown = resolve(["--run.dir", str(run)]).text()
+        assert "# --model.hidden_size" in shown and f"{TOY}:" in shown and "config.yaml:" not in shown
+        assert "# --trainer.max_steps" in shown
+    commands = [line["command"] for line in folder.ledger() if line["event"] == "start"]
+    assert len(commands) == 3 and all("versions" in line for line in folder.ledger() if line["event"] == "start")
+
+
+def test_a_refused_start_changes_no_papers(tmp_path: Path) -> None:
+    good, folder = resolve(["--config", TOY]), RunFolder(tmp_path)
+    folder.start(good, "new")
+    folder.accept(good, data_fingerprint="one")
+    folder.end(0, 8, "done")
+    before = {name: (tmp_path / name).read_bytes() for name in ("run.json", "outcome.json", "config.yaml")}
+    refused = RunFolder(tmp_path)
+    refused.start(resolve(["--config", TOY, "--seed", "9"]), "resumed after step 8")
+    refused.end(1, 8, "error: another tokenizer")
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert refused.finished_at() == 8 and refused.ledger()[-1]["reason"] == "error: another tokenizer"
+
+
+def test_a_torn_ledger_is_closed_and_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    resolved, folder = resolve(["--config", TOY]), RunFolder(tmp_path)
+    folder.start(resolved, "new")
+    with (tmp_path / "ledger.jsonl").open("a") as file:
+        file.write('{"attempt": 1, "event": "en')
+    folder.start(resolved, "new")
+    assert "ledger.jsonl: its last line was cut off" in capsys.readouterr().out
+    assert [line["event"] for line in folder.ledger()] == ["start", "end", "start"]
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "tokenizer", "checkpoints"])
+def test_a_file_where_a_folder_belongs(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("x")
+    with pytest.raises(ConfigError, match=rf"{name}: is no folder, and the run keeps one there; move it away"):
+        RunFolder(tmp_path).enter(fresh=False)
+
+
+def test_a_configuration_that_is_a_loop_of_links(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").symlink_to(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=r"config\.yaml: is not a regular file"):
+        RunFolder(tmp_path).differences(resolve(["--config", TOY]))
+
+
+def test_a_run_is_finished_by_its_checkpoints(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints/step_00000012"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    (tmp_path / "outcome.json").write_text('{"code": 1, "step": 12}')
+    assert RunFolder(tmp_path).finished_at() == 12

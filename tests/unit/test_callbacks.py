@@ -172,3 +172,13 @@ def test_words_of_bytes_are_told_by_their_spaces(tokens, expected):
 
 def test_markdown_of_the_text_itself_is_escaped():
     assert escape("<b>*x*</b> a_b") == "&lt;b>\\*x\\*&lt;/b> a\\_b"
+
+
+def test_a_torn_last_line_is_mended_or_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, logger = tmp_path / "metrics.jsonl", JsonLines(str(tmp_path))
+    file.write_text('{"step": 1, "a": 1.0}\n{"step": 2, "a": 2.0}')
+    logger.rewind(2)
+    assert file.read_text().endswith('{"step": 2, "a": 2.0}\n') and not caplog.text, "only its end was missing"
+    file.write_text('{"step": 1, "a": 1.0}\n{"step": 2, "a"')
+    logger.rewind(2)
+    assert file.read_text() == '{"step": 1, "a": 1.0}\n' and "1 damaged lines are dropped (of step 2)" in caplog.text
