@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks.papers import Papers
@@ -41,6 +42,21 @@ class TensorBoard(TensorBoardLogger):
             raise DataError(f"{earlier}: is not a folder; move it away")
         place = earlier if earlier.is_dir() else run
         super().__init__(save_dir=str(place), name="", version="", flush_secs=flush_seconds)
+        self._opens = False
+
+    @property
+    def experiment(self) -> Any:
+        """Return what writes; before there is anything to write, one that does nothing.
+
+        Lightning asks for it before the data is there: a start that fails then would be a run to TensorBoard.
+        """
+        return super().experiment if self._opens else DummyExperiment()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Write scalars."""
+        self._opens = True
+        super().log_metrics(metrics, step)
 
     @rank_zero_only
     def log_papers(self, papers: Papers, step: int) -> None:
@@ -51,6 +67,7 @@ class TensorBoard(TensorBoardLogger):
         """
         from torch.utils.tensorboard.summary import hparams  # with what writes: a second of imports
 
+        self._opens = True
         _, session, _ = hparams(papers.values, {})
         self.experiment.file_writer.add_summary(session)
         for name, text in papers.texts().items():
@@ -59,7 +76,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write out what was logged; a start that logs nothing leaves no file, which would be a run to TensorBoard."""
+        """Write out what was logged."""
         if self._experiment is not None:
             self._experiment.flush()
 
@@ -69,10 +86,11 @@ class TensorBoard(TensorBoardLogger):
 
         TensorBoard's `purge_step` hides all events of that step and later (tensorflow/tensorboard#3732).
         """
-        if self._experiment is not None:  # a method may have logged hyper-parameters before the training
+        if self._experiment is not None:  # opened without this step
             self._experiment.close()
             self._experiment = None
         self._kwargs["purge_step"] = step + 1
+        self._opens = True
 
 
 class JsonLines(Logger):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from lightning import LightningDataModule, Trainer
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -13,6 +14,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment
 from callbacks.loggers import TensorBoard
 from callbacks.papers import Papers
 from datamodules.core.errors import DataError
+from lightning_modules.electra.module import Electra
 from tests.forked import train
 
 PAPERS = Papers(
@@ -80,10 +82,19 @@ def test_every_attempt_leaves_its_command_commit_and_configuration_as_text(tmp_p
     assert texts["configuration"][1] == (501, "    seed: 1\n    model:\n      class: electra\n")
 
 
-def test_a_start_that_logs_nothing_is_no_run(tmp_path):
+class Refused(LightningDataModule):
+    """Data that is not there."""
+
+    def setup(self, stage: str) -> None:
+        raise DataError("no such file")
+
+
+def test_a_start_that_fails_is_no_run(tmp_path):
     logger = TensorBoard(str(tmp_path))
-    logger.save()
-    logger.finalize("failed")
+    with pytest.raises(DataError):
+        Trainer(logger=logger, accelerator="cpu", enable_checkpointing=False, default_root_dir=tmp_path).fit(
+            Electra(), Refused()
+        )
     assert not list(tmp_path.iterdir())
 
 
