@@ -128,15 +128,19 @@ def _block(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, p: float, scale
 def _varlen(
     q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: FlatLayout, p: float, scale: float | None, reach: Reach
 ) -> Tensor:
-    """Run the flash kernel for sequences of unequal lengths; it drops nothing."""
+    """Run the flash kernel for sequences of unequal lengths; it drops nothing, and takes heads of a multiple of 8."""
     from torch.nn.attention.varlen import varlen_attn  # with windows from torch 2.11 on (pytorch#172238)
 
-    cu, longest = layout.cu_seqlens, layout.max_len
+    cu, longest, size = layout.cu_seqlens, layout.max_len, q_THD.shape[-1]
+    if odd := -size % 8:  # zeros change neither scores nor what is read of them
+        q_THD, k_THD, v_THD = (F.pad(x_THD, (0, odd)) for x_THD in (q_THD, k_THD, v_THD))
+        scale = scale or size**-0.5
     back = -1 if reach.window is None else reach.window - 1
     window = (back, 0 if reach.causal else back)
-    return varlen_attn(
+    out_THD = varlen_attn(
         q_THD, k_THD, v_THD, cu_seq_q=cu, cu_seq_k=cu, max_q=longest, max_k=longest, scale=scale, window_size=window
     )
+    return out_THD[..., :size]
 
 
 def _jagged(

@@ -60,6 +60,14 @@ def test_flash_kernels_equal_grouped_attention_in_float32(kernel, reach):
         torch.testing.assert_close(ours.float(), theirs, atol=5e-2, rtol=5e-2)
 
 
+@pytest.mark.parametrize("dropout_p", [0.0, 0.1])
+def test_heads_of_any_size_are_taken(dropout_p):
+    layout = moved(text_batch(LENS))["layout"]
+    q = torch.randn(sum(LENS), 2, 20, device="cuda", dtype=torch.bfloat16)
+    out = attention.attend(q, q, q, layout, dropout_p)
+    assert out.shape == q.shape and out.isfinite().all()
+
+
 def test_dropout_takes_the_jagged_kernel_and_keeps_the_mean():
     layout = moved(text_batch(LENS))["layout"]
     q = torch.zeros(sum(LENS), 2, 64, device="cuda", dtype=torch.bfloat16)

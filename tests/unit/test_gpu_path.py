@@ -80,6 +80,21 @@ def test_the_window_of_varlen_is_what_grouped_attention_sees(monkeypatch):
     assert {options["scale"] for options in seen} == {0.3}
 
 
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("size", [8, 20, 33])
+def test_heads_that_varlen_does_not_take_are_filled_with_zeros(size, scale, monkeypatch):
+    layout, generator = text_batch(LENS)["layout"], torch.manual_seed(0)
+    q, k, v = (torch.randn(sum(LENS), 2, size, generator=generator, dtype=F64) for _ in range(3))
+
+    def flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None, **_: object) -> torch.Tensor:
+        assert q.shape[-1] % 8 == 0 == k.shape[-1] % 8 == v.shape[-1] % 8
+        return attention.KERNELS["grouped"](q, k, v, layout, 0.0, scale, EVERYTHING)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", flash)
+    ours = attention.KERNELS["varlen"](q, k, v, layout, 0.0, scale, EVERYTHING)
+    torch.testing.assert_close(ours, attention.KERNELS["grouped"](q, k, v, layout, 0.0, scale, EVERYTHING))
+
+
 @pytest.mark.parametrize("limit", [0.0, 1.0])
 def test_an_update_runs_on_fake_cuda_by_the_fused_kernel_and_reads_nothing(limit):
     module = SimpleNamespace(trainer=SimpleNamespace(strategy=None))
