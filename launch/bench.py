@@ -12,7 +12,7 @@ from launch.benches import report
 from launch.config.errors import ConfigError, meant
 from launch.config.numbers import is_whole
 from launch.config.overlay import expanded
-from launch.config.resolved import command_shown, flags
+from launch.config.resolved import command_shown, with_values
 
 BENCHES = {
     "electra": "launch.benches.electra",
@@ -78,7 +78,7 @@ def main(words: list[str]) -> int:
     name, *rest = words
     if name not in BENCHES:
         raise ConfigError(f"bench {name}: no such bench{meant(name, [*BENCHES])}")
-    given = dict(flags(rest))
+    given = with_values(rest, ("quick",))
     quick = given.get("quick") == "true"
     usual = f"runs/bench/{name}" if quick else FOLDERS[name]
     out = expanded(given.pop("out", usual), "--out")

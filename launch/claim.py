@@ -14,7 +14,7 @@ from launch.claims.plan import Claim, Size, claim_file, probe_claim, tasks_at
 from launch.config.errors import ConfigError, meant
 from launch.config.numbers import is_whole
 from launch.config.overlay import expanded
-from launch.config.resolved import command_shown, flags
+from launch.config.resolved import command_shown, with_values
 from launch.run import DONE, STOPPED
 from launch.run_folder import read_json, write_json, write_whole
 
@@ -46,7 +46,7 @@ def main(words: list[str]) -> int:
         print(USAGE, end="")
         return DONE
     name, rest = (words[0], words[1:]) if not words[0].startswith("--") else (None, words)
-    given = dict(flags(rest))
+    given = with_values(rest)
     name = name or given.pop("config", None)
     if name is None:
         raise ConfigError("claim: name a method, as `python -m launch claim electra`")

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from callbacks.run_record import RunRecord
 from launch.classes import imported, limit_imports
 from launch.config.defaults import FIXED_TRAINER
-from launch.config.errors import ConfigError
+from launch.config.errors import ConfigError, one_line
 from launch.config.read import Table
 from launch.config.resolved import Resolved, check_ranks
 from launch.config.show import named
@@ -136,6 +136,13 @@ class Cli(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Not in the constructor: what fails before the run has no attempt to be written down."""
+
+    def instantiate_classes(self) -> None:
+        """Make all parts; what one of them says against its options is said in one line."""
+        try:
+            super().instantiate_classes()
+        except (MisconfigurationException, ImportError, ValueError) as error:  # also a package that is not installed
+            raise ConfigError(f"a part cannot be made: {one_line(error)}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with our strategy and loggers."""

@@ -240,6 +240,19 @@ def flags(words: list[str]) -> list[tuple[str, str]]:
     return found
 
 
+def with_values(words: list[str], switches: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return the flags of a command that has no configuration, all of which but the switches take a value.
+
+    Raises:
+        ConfigError: as of `flags`, or a value is missing.
+    """
+    found = dict(flags(words))
+    empty = [name for name in found if name not in switches and f"--{name}=true" not in words and found[name] == "true"]
+    if problems := [f"--{name}: give a value" for name in empty]:
+        raise ConfigError(*problems)
+    return found
+
+
 def command_shown(name: str, words: list[str], root: str | None) -> str:
     """Return the command line as a report shows it: a data root is the reader's own, so that it reads FOLDER."""
     shown = {root: "FOLDER", f"--data.root={root}": "--data.root=FOLDER"}

@@ -11,8 +11,8 @@ USAGE = """usage: python -m launch slurm --config FILE [...] [--key value ...] -
 
 Writes RUN/job.sbatch: a job that trains, saves when SLURM's time is nearly up, has itself requeued and goes on.
 """
-DAYS = r"(\d{1,4})-(\d{1,2})(?::(\d{1,2}))?(?::(\d{1,2}))?"
-MINUTES = re.compile(rf"(?:{DAYS}|(\d{{1,6}})(?::(\d{{1,2}}))?(?::(\d{{1,2}}))?)", re.ASCII)
+REST = r"(?::([0-5]?\d))?(?::([0-5]?\d))?"
+MINUTES = re.compile(rf"(?:(\d{{1,4}})-(\d{{1,2}}){REST}|(\d{{1,6}}){REST})", re.ASCII)
 
 
 class Option(NamedTuple):

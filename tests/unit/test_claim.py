@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
+from launch import bench, claim
 from launch.claim import out_folder, size_of
 from launch.claims import arms as arms_module
 from launch.claims.arms import Arms, Cost, Run, Runner, merged, steps_for
@@ -226,3 +227,9 @@ def test_beating_an_arm_that_collapsed_shows_nothing():
     assert lost == ["lost"] and collapsed(records, {"one": 30.0, "two": 40.0}) == []
     assert comparison(records, "good", "lost")["verdict"] == HOLDS
     assert comparison(records, "good", "lost", lost)["verdict"] == OPEN
+
+
+def test_a_flag_without_its_value_starts_nothing() -> None:
+    for command, words in ((claim.main, ["electra", "--out"]), (bench.main, ["electra", "--steps", "--quick"])):
+        with pytest.raises(ConfigError, match=r"^--(out|steps): give a value$"):
+            command(words)

@@ -111,6 +111,7 @@ def test_nothing_of_the_configuration_is_run(tmp_path: Path) -> None:
             "--sbatch --no-req: launch writes that line, and sbatch may take it for --no-requeue",
         ),
         (["--time", "\u0663\u0660\u0660"], "--time \u0663\u0660\u0660: expected minutes, h:mm:ss"),
+        (["--time", "99:99:99"], "--time 99:99:99: expected minutes, h:mm:ss"),
         (["--time", "1-\u0661\u0662"], "--time 1-\u0661\u0662: expected minutes, h:mm:ss"),
         (["--job-name", ""], "--job-name (nothing): expected a name"),
         (["--submit=yes"], "--submit: takes no value"),
