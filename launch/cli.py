@@ -150,7 +150,7 @@ class Cli(LightningCLI):
         loggers = parts.get("loggers") or {}
         trainer = super().instantiate_trainer(
             logger=list(loggers.values()) if self.command == "fit" else False,
-            strategy=self.parts["strategy"](**(parts.get("strategy") or {})),
+            strategy=self._strategy(parts.get("strategy") or {}),
             plugins=cluster_plugins(),
             default_root_dir=str(self.resolved.run_dir),
             **({"limit_val_batches": 0} if self.command == "fit" else {}),
@@ -159,6 +159,13 @@ class Cli(LightningCLI):
         )
         _leave_signals_alone(trainer)
         return trainer
+
+    def _strategy(self, options: dict[str, Any]) -> Any:
+        try:
+            return self.parts["strategy"](**options)
+        except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+            name = self.resolved.get("strategy.class")
+            raise ConfigError(f"strategy.class = {name}: cannot be made: {one_line(error)}") from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if self.command == "fit":

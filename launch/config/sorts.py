@@ -35,6 +35,14 @@ BELOW = (
     "torch.optim.lr_scheduler.LRScheduler",
 )
 FIX = "which is data: no code is imported from it; if the code is yours, move it to another folder"
+# Classes of Lightning whose gradients and checkpoints are not handled as they come, or that nobody can make.
+OTHERS = {
+    "DeepSpeedStrategy": "is not used as it is; give zero1, zero2 or zero3",
+    "FSDPStrategy": "is not used as it is; give fsdp",
+    "ModelParallelStrategy": "is not used as it is; give fsdp",
+    "ParallelStrategy": "is abstract; give ddp, fsdp, or a class that is derived from it",
+    "Strategy": "is abstract; give one of the names, or a class that is derived from it",
+}
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 DOTTED_LENGTH = 200
 
@@ -54,6 +62,9 @@ def check_part(part: Key, path: str, runs: list[str]) -> None:
         raise NotFound(f"is a function, and none is called by its name; {_wanted(part[0])}")
     if is_a(path, (sort,)) is False:
         raise NotFound(f"not a Lightning {sort.rpartition('.')[2]}; {_wanted(part[0])}")
+    for name, reason in OTHERS.items() if part[0] == "strategy" else ():
+        if _full(lookup(path)) == _full(lookup(f"lightning.pytorch.strategies.{name}")):
+            raise NotFound(reason)
 
 
 def _wanted(group: str) -> str:

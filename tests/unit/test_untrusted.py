@@ -163,6 +163,30 @@ def test_sorts_are_seen_in_source() -> None:
     assert is_a("no.such", BELOW) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("DeepSpeedStrategy", "give zero1"),
+        ("FSDPStrategy", "give fsdp"),
+        ("Strategy", "is abstract"),
+        ("DDPStrategy", ""),
+    ],
+)
+def test_strategies_of_lightning(name: str, reason: str) -> None:
+    words = [*TOY, "--strategy.class", f"lightning.pytorch.strategies.{name}"]
+    if not reason:
+        assert resolve(words).get("strategy.class").endswith(name)
+        return
+    with pytest.raises(ConfigError, match=f"^strategy.class = lightning.*{name} .*{reason}"):
+        resolve(words)
+
+
+def test_a_strategy_that_cannot_be_made_is_named() -> None:
+    words = [*TOY, "--strategy.class", "lightning.pytorch.strategies.XLAStrategy"]
+    with pytest.raises(ConfigError, match=r"cannot be made: .*torch_xla"):
+        Cli("fit", resolve(words, "fit"))
+
+
 def test_what_lies_in_a_run(tmp_path: Path) -> None:
     run, beside = tmp_path / "run", tmp_path / "beside"
     run.mkdir()
