@@ -89,7 +89,7 @@ class TextPairs(TextDataModule):
             skip_bad=on_bad_record == "skip",
             quotes_join=quotes_join,
             cache=cache_folder(cache_dir),
-            accepts="columns" in self.accept,
+            accept=tuple(self.accept),
         )
         self.preparation.check()
         self.no_duplicates, self.num_workers = no_duplicates, num_workers

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.core import wordpiece
+from datamodules.core.account import Accept
 from datamodules.core.corpus import digest
 from datamodules.core.errors import DataError
 from datamodules.core.folders import Located
@@ -54,7 +55,7 @@ class PairPreparation:
     skip_bad: bool
     quotes_join: bool
     cache: Path
-    accepts: bool = False  # pass over columns that look like a label or negatives and are not read
+    accept: tuple[Accept, ...] = ()  # what is not refused
     before: bool = False  # find no more columns than when the run began
 
     def check(self) -> None:
@@ -116,7 +117,7 @@ class PairPreparation:
             source.columns or Columns(),
             source.labels,
             None,
-            self.accepts,
+            "columns" in self.accept,
             self.before,
         )
 
@@ -172,7 +173,7 @@ class PairPreparation:
         sets = self.sets[split]
         if sets is None:
             sets = EMBEDDED_SETS if any(source.path in MADE for source in self.sources.values()) else {}
-        return planned(sets, GROUPS[split], split, self.root, self.sequence_length, self.accepts)
+        return planned(sets, GROUPS[split], split, self.root, self.sequence_length, self.accept)
 
 
 def read_pairs(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.core.account import Account
-from datamodules.core.classes import ClassName
+from datamodules.core.classes import ClassName, is_missing, plain
 from datamodules.core.corpus import described
 from datamodules.core.errors import DataError
 from datamodules.core.folders import Located
@@ -263,7 +263,8 @@ def number_for(
     if labels is None and isinstance(value, bool):
         return float(value)
     if labels is None:
-        number = number_of(value, name, place, f"say what words stand for, as data.{key}.labels: {{{word:.20}: 1}}")
+        meant = f"say what words stand for, as data.{key}.labels: {{{word:.20}: 1}}"
+        number = number_of(value, name, place, "leave the record out" if is_missing(value) else meant)
         if not sure and not 0 <= number <= 1:
             raise DataError(
                 f"{place}: {name!r} = {word} is not from 0 to 1; say what it stands for in data.{key}.labels, or that "
@@ -283,7 +284,7 @@ def number_for(
 def word_of(value: Any, labels: Collection[str] | None = None) -> str:
     """Write a label as a configuration does: 2.0 as 2; of what can be written in two ways, the one in `labels`."""
     ways = [str(int(value) if isinstance(value, float) and value.is_integer() else value)]
-    ways += [str(value).lower()] if isinstance(value, bool) else []
+    ways += [str(value).lower()] if isinstance(value, bool) else [plain(value)]
     ways += [str(value.number)] if isinstance(value, ClassName) else []
     return next((way for way in ways if way in (labels or ())), ways[0])
 

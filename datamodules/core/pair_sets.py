@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from datamodules.core.account import Accept
+from datamodules.core.classes import Naming
 from datamodules.core.corpus import described
 from datamodules.core.errors import DataError
 from datamodules.core.labels import present, text_of
@@ -48,7 +50,7 @@ class SetPlan:
     options: EvaluationSet
     files: dict[str, tuple[Path, ...]]
     sequence_length: int
-    accepts: bool = False  # pass over a column that looks like a label and is not read
+    accept: tuple[Accept, ...] = ()  # what is not refused
 
     def description(self, cache: Path) -> list[Any]:
         """Describe all that decides the set, for a fingerprint."""
@@ -110,7 +112,8 @@ class SetPlan:
         """Say how pairs are read."""
         options = self.options
         columns = Columns(self.columns.anchor, self.columns.positive, [], self.columns.label)
-        return Reading(str(options.path), self.files["path"], self.key, columns, options.labels, wanted, self.accepts)
+        accepts = "columns" in self.accept
+        return Reading(str(options.path), self.files["path"], self.key, columns, options.labels, wanted, accepts)
 
     def refuse_same(self, values: list[Any], what: str) -> None:
         """Refuse a set with which nothing can be compared."""
@@ -231,15 +234,21 @@ class SetPlan:
                     name = self.columns.anchor or next((name for name in TEXTS if name in record), TEXTS[0])
                     label = Finder(self.columns, self.key, "class").label(record) or "label"
                     text = full_text(record, name, f"{self.key}.columns.anchor", place)
-                    known = present(record, label, f"{self.key}.columns.label", place)
-                    if self.options.labels is not None:
-                        known = number_for(known, label, self.options.labels, self.key, place, sure=True)
+                    known = self.class_of(record, label, place)
                     bad.account.read(name, label)
                     if known is not None:
                         bad.account.used += 1
-                        yield text, word_of(known), place
+                        yield text, known, place
                     else:
                         bad.account.leave_out("without a label")
+
+    def class_of(self, record: dict[str, Any], label: str, place: str) -> str | None:
+        """Read the class of a text; None when `labels` says to leave it out."""
+        value = present(record, label, f"{self.key}.columns.label", place)
+        if self.options.labels is None:
+            return str(Naming(any_word="labels" in self.accept).read(value, label, place))
+        number = number_for(value, label, self.options.labels, self.key, place, sure=True)
+        return None if number is None else word_of(number)
 
 
 def number_of_each(texts: Iterable[str]) -> dict[str, int]:
@@ -248,7 +257,7 @@ def number_of_each(texts: Iterable[str]) -> dict[str, int]:
 
 
 def planned(
-    sets: dict[str, EvaluationSet], group: str, split: str, root: str | None, length: int, accepts: bool
+    sets: dict[str, EvaluationSet], group: str, split: str, root: str | None, length: int, accept: tuple[Accept, ...]
 ) -> list[SetPlan]:
     """Find the files of the sets of a split; `group` is the key of data that holds them.
 
@@ -269,7 +278,7 @@ def planned(
         files = {part: located(path, root, "train" if part == "train" else split) for part, path in given.items()}
         if "corpus" in files and options.columns is not None:
             raise DataError(f"data.{group}.{name}.columns: has no meaning for files in the form of BEIR; take it out")
-        plans.append(SetPlan(name, f"{group}.{name}", options, files, length, accepts))
+        plans.append(SetPlan(name, f"{group}.{name}", options, files, length, accept))
     return plans
 
 

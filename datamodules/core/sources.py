@@ -123,6 +123,8 @@ def find(name: str, split: str) -> Located:
     """
     if name == EMBEDDED:
         return Located((SAMPLES / f"wiki_{'test' if split == 'predict' else split}.jsonl.xz",))
+    if name.startswith(f"{EMBEDDED}:"):
+        raise DataError(f"{name}: text has one embedded corpus; write {EMBEDDED}, or the path of a file")
     path = local(name)
     if path.is_dir():
         return files_of_folder(path, split)

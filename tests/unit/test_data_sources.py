@@ -132,6 +132,11 @@ def test_a_dataset_that_the_library_saved(tmp_path: Path) -> None:
         locate(str(tmp_path / "saved"), "val")
 
 
+def test_text_has_one_embedded_corpus() -> None:
+    with pytest.raises(DataError, match=r"embedded:topic: text has one embedded corpus; write embedded, or the path"):
+        locate("embedded:topic", "train")
+
+
 def test_a_hub_name_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="nobody/nothing: neither a local file or folder nor a dataset of the hub"):

@@ -209,6 +209,13 @@ def test_booleans_and_class_labels_of_pairs(tmp_path: Path) -> None:
         assert made.parts[0].store.arrays["label"].tolist() == [1, 0, 1]
 
 
+@pytest.mark.parametrize("labels", [("1", "0"), ("1.0", "0.0"), (1, 0), (1.0, 0.0)])
+def test_numbers_have_a_meaning_however_they_are_written(tmp_path: Path, labels: tuple) -> None:
+    rows = [{"sentence1": "w5", "sentence2": words(50 + n), "label": labels[n % 2]} for n in range(4)]
+    turned = PairSource(jsonl(tmp_path / "a.jsonl", rows), labels={"0": 1.0, "1": 0.0})
+    assert pairs(tmp_path, source=turned).parts[0].store.arrays["label"].tolist() == [0, 1, 0, 1]
+
+
 FAULTS = [
     ([{"negatives": "[w5, 'w6']"}], r":1: 'negatives' = .* is no list in JSON; write \[\"one\", \"two\"\]"),
     ([{"negatives": [["w5"]]}], r":1: 'negatives' = \['w5'\] is no text"),

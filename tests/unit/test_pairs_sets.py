@@ -227,6 +227,13 @@ def test_classes_for_probes(tmp_path: Path) -> None:
     fewer = EvaluationSet("classification", "b.jsonl", "a.jsonl", labels=labels)
     with pytest.raises(DataError, match=r"every class is 1, so nothing can be judged"):
         judged(tmp_path, {"topics": fewer})
+    for odd in (None, "nan", -1, "-1.0", "-"):
+        jsonl(tmp_path / "b.jsonl", [{"text": "w9", "label": "a"}, {"text": "w8", "label": odd}])
+        with pytest.raises(DataError, match=r"b\.jsonl:2: 'label' = .* is a missing label; leave the record out"):
+            judged(tmp_path, {"topics": EvaluationSet("classification", "b.jsonl", "a.jsonl")})
+    jsonl(tmp_path / "c.jsonl", [{"text": "w9", "label": -1}, {"text": "w8", "label": 1}])
+    signs = {"signs": EvaluationSet("classification", "c.jsonl", "c.jsonl")}
+    assert judged(tmp_path, signs, accept=["labels"]).tasks("val")[0].train_label_N.tolist() == [0, 1]
     own = EvaluationSet("classification", "embedded", "embedded", columns=Columns(label="topic"))
     (articles,) = judged(tmp_path, {"topics": own}).tasks("val")
     assert len(articles.train_N) > 9000 and len(articles.test_N) == 199 and articles.train_label_N.max() >= 10
