@@ -136,15 +136,7 @@ class JsonLines(Logger):
         if not self._values:
             return
         finite = {name: value if abs(value) < float("inf") else None for name, value in self._values.items()}
-        line = json.dumps({"step": self._step, **finite}).encode() + b"\n"
-        with self.path.open("ab", buffering=0) as file:
-            start = file.tell()
-            try:
-                while line:
-                    line = line[file.write(line) :]
-            except OSError:
-                file.truncate(start)  # half a line would spoil the next one
-                raise
+        append(self.path, json.dumps({"step": self._step, **finite}).encode() + b"\n")
         self._values = {}
 
     @rank_zero_only
@@ -177,6 +169,22 @@ class JsonLines(Logger):
             fresh = self.path.with_suffix(".part")
             fresh.write_bytes(b"".join(kept))
             fresh.replace(self.path)
+
+
+def append(path: Path, line: bytes) -> None:
+    """Write a line at the end of a file, or nothing of it: half of one would spoil the next.
+
+    Raises:
+        OSError: with the name of the file.
+    """
+    with path.open("ab", buffering=0) as file:
+        start = file.tell()
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError as error:
+            file.truncate(start)
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _step(line: bytes) -> int | None:

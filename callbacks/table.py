@@ -1,6 +1,8 @@
 """RUN/metrics.csv: what is logged as a table, for spreadsheets and pandas."""
 
 import csv
+import io
+import logging
 import math
 from argparse import Namespace
 from pathlib import Path
@@ -9,8 +11,11 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from callbacks.loggers import append
 from callbacks.papers import Papers
 from datamodules.core.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 
 class Csv(Logger):
@@ -64,17 +69,16 @@ class Csv(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the row of the current step, if there is one; a new column has the whole file written anew."""
+        """Write the row of the current step, if there is one; a new column writes the whole file anew."""
         if not self._row:
             return
-        row, self._row = self._row, {}
-        if new := [name for name in row if name not in self._columns]:
-            rows = _rows(self.path)
-            self._columns += new
-            self._write([*rows, row])
+        if new := [name for name in self._row if name not in self._columns]:
+            columns = [*self._columns, *new]
+            write_whole(self.path, _text(columns, [*_rows(self.path)[0], self._row]))
+            self._columns = columns
         else:
-            with self.path.open("a", encoding="utf-8", newline="") as file:
-                csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
+            append(self.path, _text(self._columns, [self._row], header=False))
+        self._row = {}
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -85,25 +89,38 @@ class Csv(Logger):
     def rewind(self, step: int) -> None:
         """Drop the rows after `step`, and one that was cut off, when a run goes on from a checkpoint."""
         self._row = {}
-        rows = _rows(self.path)
-        kept = [row for row in rows if int(row["step"]) <= step]
+        if not self.path.exists():
+            return
+        rows, damaged = _rows(self.path)
+        if damaged:
+            _log.warning("%s: %d damaged rows are dropped", self.path, damaged)
         self._columns = [*(rows[0] if rows else {})]
-        if self.path.exists():
-            self._write(kept)
-
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        part = self.path.with_suffix(".part")
-        with part.open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, self._columns, lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows)
-        part.replace(self.path)
+        write_whole(self.path, _text(self._columns, [row for row in rows if int(row["step"]) <= step]))
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """Read the whole rows of a table; what is damaged is left out."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is never seen half-written."""
+    part = path.with_suffix(".part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def _text(columns: list[str], rows: list[dict[str, Any]], header: bool = True) -> bytes:
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        table.writeheader()
+    table.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _rows(path: Path) -> tuple[list[dict[str, str]], int]:
+    """Read the whole rows of a table, and count those that are damaged or cut off."""
     if not path.exists():
-        return []
-    whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    rows = csv.DictReader(line.decode("utf-8", "replace") for line in whole)
-    return [row for row in rows if None not in row and None not in row.values() and (row.get("step") or "").isdecimal()]
+        return [], 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    rows = [*csv.DictReader(line.decode("utf-8", "replace") for line in lines if line.endswith(b"\n"))]
+    whole = [
+        row for row in rows if None not in row and None not in row.values() and (row.get("step") or "").isdecimal()
+    ]
+    return whole, len(lines) - 1 - len(whole)

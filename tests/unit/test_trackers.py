@@ -10,7 +10,6 @@ import pytest
 
 from callbacks.loggers import JsonLines
 from callbacks.papers import Papers
-from callbacks.table import Csv
 from callbacks.trackers import MLflow, WeightsAndBiases
 from datamodules.core.errors import DataError
 from tests.forked import free_port, train
@@ -38,10 +37,8 @@ def values_of(folder: Path, steps: range) -> None:
     lines.save()
 
 
-def attempt(logger: WeightsAndBiases | MLflow | Csv, start: int, end: int, papers: Papers = PAPERS) -> str:
+def attempt(logger: WeightsAndBiases | MLflow, start: int, end: int, papers: Papers = PAPERS) -> str:
     """Log the steps after `start` as a run does that goes on from there."""
-    if hasattr(logger, "rewind"):
-        logger.rewind(start)
     logger.log_papers(papers, start)
     name = logger.version
     for step in range(start + 1, end + 1):
@@ -222,32 +219,6 @@ def test_a_server_that_goes_away_is_told_once_and_written_anew_later(tmp_path, c
     values_of(tmp_path, range(1, 3))
     second = attempt(MLflow(str(tmp_path), store(tmp_path)), 2, 3)
     assert second != first and steps_of(tmp_path, second) == [(1, 0.1), (2, 0.2), (3, 0.3)]
-
-
-# A table
-
-
-def test_a_table_has_a_row_for_a_step_and_a_column_for_a_value(tmp_path):
-    logger = Csv(str(tmp_path))
-    attempt(logger, 0, 2)
-    logger.log_metrics({"val/loss, all": float("nan"), "train/loss": 0.3}, 3)
-    logger.finalize("success")
-    assert (tmp_path / "metrics.csv").read_text().splitlines() == [
-        'step,train/loss,perf/tokens_per_s,"val/loss, all"', "1,0.1,5.0,", "2,0.2,5.0,", "3,0.3,,",
-    ]  # fmt: skip
-    assert (tmp_path / "hparams.yaml").read_text() == "# python -m launch fit\n# commit: abc\nseed: 1\n"
-
-
-def test_a_table_is_cut_back_and_loses_a_torn_row(tmp_path):
-    attempt(Csv(str(tmp_path)), 0, 5)
-    with (tmp_path / "metrics.csv").open("a") as file:
-        file.write("6,0.6,5.")
-    attempt(Csv(str(tmp_path)), 3, 4)
-    rows = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert rows == ["step,train/loss,perf/tokens_per_s", *(f"{step},{step / 10},5.0" for step in (1, 2, 3, 4))]
-    (tmp_path / "other" / "metrics.csv").mkdir(parents=True)
-    with pytest.raises(DataError, match="is not a file; move it away"):
-        Csv(str(tmp_path / "other"))
 
 
 # All of them in a run
