@@ -219,6 +219,12 @@ class TextCorpus(TextDataModule):
             self.stream.state = own_state(self.stream_states, self.rank, self.world_size)
         return loader(self.stream, num_workers=0)
 
+    def teardown(self, stage: str) -> None:
+        """Tell what is known of a stream when the run ends."""
+        if self.stream is not None and stage == "fit":
+            whose = f", rank {self.rank} of {self.world_size}" if self.world_size > 1 else ""
+            print(*told(self.stream.account, f"data: train{whose}, as far as it was read"), sep="\n", flush=True)
+
     def state_dict(self) -> dict[str, Any]:
         """Return nothing, or when streaming where every rank stands; all ranks must call it."""
         from datamodules.core.streaming import gathered

@@ -17,13 +17,16 @@ from datasets.distributed import split_dataset_by_node
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset as TorchIterable
 
+from datamodules.core.account import Account
 from datamodules.core.batches import TextBatch
 from datamodules.core.errors import DataError
 from datamodules.core.loader import Batching, lay_out
 from datamodules.core.processes import one_thread
 from datamodules.core.sources import HUB_NAME, Piece, Source
 from datamodules.core.tokenization import Recipe, for_text
+from datamodules.core.unknown import Unknown
 
+LEFT_OUT = ("refused", "empty")  # why a record is no document
 STATES_KEPT = 8  # more than any loop prefetches
 
 
@@ -33,10 +36,13 @@ def from_files(source: Source) -> IterableDataset:
 
 
 def documents(source: Source, pieces: list[Piece]) -> Iterator[dict[str, str]]:
-    """Yield the documents of some pieces as rows."""
-    records = source.records()
+    """Yield the documents of some pieces as rows, each with the numbers of records since the one before."""
     for piece in pieces:
-        yield from ({"text": document.text} for document in source.read(piece, records))
+        records, before = source.records(), Account()
+        for document in source.read(piece, records):
+            counts = [records.account.left_out[reason] - before.left_out[reason] for reason in LEFT_OUT]
+            before.left_out.update(dict(zip(LEFT_OUT, counts, strict=True)))
+            yield {"text": document.text, **dict(zip(LEFT_OUT, counts, strict=True))}
 
 
 def from_hub(name: str, text_field: str) -> IterableDataset:
@@ -92,6 +98,7 @@ class Stream(TorchIterable[list[TextBatch]]):
         )
         self.states: deque[dict[str, Any]] = deque(maxlen=STATES_KEPT)
         self.state: dict[str, Any] = {"step": 0, "dataset": None, "rest": []}
+        self.account, self.unknown = Account(), Unknown(self.tokenizer)
 
     def state_at(self, step: int) -> dict[str, Any]:
         """Return where this rank stood when so many steps had been handed out."""
@@ -99,6 +106,7 @@ class Stream(TorchIterable[list[TextBatch]]):
 
     def __iter__(self) -> Iterator[list[TextBatch]]:
         step, rest = self.state["step"], list(self.state["rest"])
+        self.account = Account.of(self.state.get("account", {}))
         self.states.clear()
         self.states.append(self.state)
         tokens = self.tokens(self.state["dataset"])
@@ -111,7 +119,8 @@ class Stream(TorchIterable[list[TextBatch]]):
             rest = rest[per_rank * size :]
             first = step * batching.global_batch_size + batching.mine.start * batching.micro_batch_size
             step += 1
-            self.states.append({"step": step, "dataset": self.dataset.state_dict(), "rest": list(rest)})
+            state = {"step": step, "dataset": self.dataset.state_dict(), "rest": list(rest)}
+            self.states.append(state | {"account": self.account.as_dict()})
             yield [self.lay_out(rows, first + number * len(rows)) for number, rows in enumerate(windows)]
 
     def tokens(self, state: dict[str, Any] | None) -> Iterator[list[int]]:
@@ -135,12 +144,23 @@ class Stream(TorchIterable[list[TextBatch]]):
                     )
                 with one_thread():
                     encoding = self.tokenizer.encode_batch_fast([row["text"]], add_special_tokens=False)[0]
+                self.count(row, encoding.ids)
                 yield [*encoding.ids, self.recipe.sep_id]
             if not count and state is None:
                 raise DataError(
                     "data.source: this rank's part of the stream holds no text; give more text or fewer ranks"
                 )
             state, pass_ = None, pass_ + 1
+
+    def count(self, row: dict[str, Any], ids: list[int]) -> None:
+        """Enter a document, and the records before it that were none, into the account."""
+        account = self.account
+        for reason in LEFT_OUT:
+            if number := row.get(reason, 0):
+                account.left_out[reason] += number
+        account.used, account.texts, account.tokens = account.used + 1, account.texts + 1, account.tokens + len(ids)
+        account.records = account.used + account.left_out.total()
+        self.unknown.count([row["text"]], [ids], account.unknown)
 
     def lay_out(self, windows: NDArray[np.int64], first: int) -> TextBatch:
         """Make a micro-batch of full windows whose first one has the given place in the global order."""

@@ -139,3 +139,26 @@ def test_a_record_of_the_hub_without_a_text_is_refused() -> None:
     special = np.isin(np.arange(400), [0, 2, 3, 4])
     with pytest.raises(DataError, match=r"record 2 of the stream, None, is no text; leave such records out with"):
         next(iter(Stream(rows, tokenizer_json(), recipe("packed"), Batching(8, 2, 0, 1), special, 0, 1)))
+
+
+def test_a_stream_counts_as_it_reads_and_goes_on_counting(folder: Path, tmp_path: Path) -> None:
+    lines = ['{"text": "w5 w6 zzz"}', "bad", '{"text": " "}'] * 40
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/a.jsonl").write_text("\n".join(lines))
+    source = Source(sources.locate(str(tmp_path / "b"), "train"), skip_bad=True)
+    special = np.isin(np.arange(400), [0, 2, 3, 4])
+
+    def opened() -> Stream:
+        return Stream(from_files(source), tokenizer_json(), recipe("packed"), Batching(2, 1), special, 0, 1)
+
+    whole = opened()
+    list(itertools.islice(whole, 2))
+    account = whole.account
+    assert account.is_conserved() and account.used > 10 and account.unknown == {"Latin": account.used}
+    assert account.left_out["refused"] in (account.used - 1, account.used) and account.left_out["empty"] > 10
+    first = opened()
+    list(itertools.islice(first, 1))
+    second = opened()
+    second.state = first.state_at(1)
+    next(iter(second))
+    assert second.account == account
