@@ -108,7 +108,7 @@ def main() -> None:
         source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         trained = TextCorpus(TokenizerOptions(train=WordPieceTraining(8192)), 32, 32, cache_dir=str(folder))
         tokenizer = str(trained.preparation.make_tokenizer())
-        preparation(source, [sentences_of(text, "split") for text in texts], tokenizer, folder, args.rounds)
+        preparation(source, [sentences_of(text, "unicode") for text in texts], tokenizer, folder, args.rounds)
         loading(source, folder / "warm", tokenizer, 3000)
 
 
