@@ -7,10 +7,12 @@ saves it or as the hub names them, gives the part that is wanted.
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from stat import S_ISREG
 
 from datamodules.core.errors import DataError
 from datamodules.core.formats import endings, format_of
@@ -26,9 +28,9 @@ from datamodules.core.parts import (
 )
 
 NEVER = {
-    "a cache": ("cache-*.arrow", "*.lock", "*.incomplete"),
-    "an index": ("indices.arrow", "*.idx", "*.index", "*.index.json", "index.json"),
-    "a description": ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "README*"),
+    "a cache": re.compile(r"cache-.*\.arrow$|.*\.(lock|incomplete)$"),
+    "an index": re.compile(r"indices\.arrow$|.*\.(idx|index)$|(.*\.)?index\.json$"),
+    "a description": re.compile(r"(dataset_infos?|dataset_dict|state)\.json$|README"),
 }
 NOT_ENTERED = ("__MACOSX", "_temporary")  # what macOS adds to archives, and what Spark has not finished
 NAMED_BY_ALL = "of the files that the pattern fits are named as the part {}, and are read too"
@@ -190,11 +192,13 @@ def reason_against(path: Path, of_state: set[str] | None, seen: set[tuple[int, i
     """Say why a file is not read, nothing if it is; `seen` are the files and folders that were met."""
     if is_hidden(path.name):
         return "hidden"
-    if kind := next((kind for kind, names in NEVER.items() if any(fnmatch(path.name, it) for it in names)), None):
+    if kind := next((kind for kind, names in NEVER.items() if names.match(path.name)), None):
         return kind
-    if not path.exists():
+    try:
+        stat = path.stat()
+    except OSError:
         return "a link to nothing"
-    if not path.is_file():
+    if not S_ISREG(stat.st_mode):
         return "no regular file"
     try:
         kind, is_known = kind_of(path), format_of(path) is not None
@@ -206,7 +210,6 @@ def reason_against(path: Path, of_state: set[str] | None, seen: set[tuple[int, i
         return "of another kind"
     if is_one_object(path):
         return "one JSON object, and no records"
-    stat = path.stat()
     if (stat.st_dev, stat.st_ino) in seen:
         return "the same file again"
     seen.add((stat.st_dev, stat.st_ino))
