@@ -28,12 +28,31 @@ from datamodules.core.opening import (
 
 MAX_DOCUMENT_BYTES = 256 << 20
 COUNTED_AGAIN = 64 << 20  # bytes before a stretch whose lines are counted to name one that is left out
-DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\r\n]*")
 NOT_UTF8_FIX = "convert the file, as by iconv -t utf-8"
 BARE_CR = "lines of text hold a bare CR, which ends no line"
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")
 Bounds = Literal["blank_line", "line", "file"]
+
+
+class Doubled(dict[str, Any]):
+    """A JSON object that names a field twice, of which a reader would take the last silently."""
+
+    name: str
+
+
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object of its fields."""
+    made = dict(pairs)
+    if len(made) == len(pairs):
+        return made
+    names = [name for name, _ in pairs]
+    doubled = Doubled(made)
+    doubled.name = next(name for name in names if names.count(name) > 1)
+    return doubled
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=object_of)
 
 
 @dataclass
@@ -236,15 +255,23 @@ def read_json(path: Path, start: int, stop: int, records: Records) -> Iterator[s
 
 def json_values(path: Path, start: int, stop: float, records: Records) -> Iterator[Any]:
     """Yield the JSON values of a stretch, one a line or the items of an array, and count them."""
-    if is_array(path):
-        yield from array_items(path, records)
-        return
+    values = array_items(path, records) if is_array(path) else line_values(path, start, stop, records)
+    for value in values:
+        records.account.see(value if isinstance(value, dict) else ())
+        if isinstance(value, Doubled):
+            records.bad(records.place(path), f"names {value.name!r} twice", "give each field once")
+        else:
+            yield value
+
+
+def line_values(path: Path, start: int, stop: float, records: Records) -> Iterator[Any]:
+    """Yield the JSON values of the lines of a stretch."""
     stop = float("inf") if text_extent(path, records) == 1 else stop
     for _, line in text_lines(path, start, stop, records):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            yield DECODER.decode(line)
         except (ValueError, RecursionError) as error:
             records.account.see()
             problem = f"not JSON ({error}): {line[:60]!r}"
@@ -252,9 +279,6 @@ def json_values(path: Path, start: int, stop: float, records: Records) -> Iterat
             records.bad(
                 records.place(path), problem, "write one JSON object a line, or in a .json file an array of them"
             )
-            continue
-        records.account.see(value if isinstance(value, dict) else ())
-        yield value
 
 
 def array_items(path: Path, records: Records) -> Iterator[Any]:
@@ -269,7 +293,6 @@ def array_items(path: Path, records: Records) -> Iterator[Any]:
         try:
             for item in items:
                 records.item += 1
-                records.account.see(item if isinstance(item, dict) else ())
                 yield item
         except UnicodeDecodeError as error:
             reason = f"not UTF-8 (byte 0x{error.object[error.start]:02x})"

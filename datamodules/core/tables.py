@@ -15,6 +15,7 @@ from datamodules.core.lines import NOT_UTF8_FIX, Records, not_utf8, raw_lines
 from datamodules.core.opening import BARE_CR_FIX, MAX_LINE_BYTES, POINTER, kind_of, lines_from, look, told_damage
 
 TOO_LONG = f"more than {MAX_LINE_BYTES >> 20} MiB; break them into several records"
+MAX_FIELD = MAX_LINE_BYTES >> 2  # characters, which take four bytes each while a field is read
 ROWS_AT_ONCE, BYTES_AT_ONCE = 1024, 64 << 20
 QUOTES_STAY = "lines of a .tsv have fields that begin with a quote, which joins nothing there and stays in the text"
 QUOTED = re.compile(rb'"(?:[^"]|"")*"')
@@ -41,7 +42,7 @@ def table_rows(path: Path, records: Records) -> Iterator[list[str]]:
     Raises:
         DataError: the header is no good, a quote is not closed, or a row has another number of columns.
     """
-    csv.field_size_limit(MAX_LINE_BYTES)
+    csv.field_size_limit(MAX_FIELD)
     is_tsv = kind_of(path) == ".tsv"
     form: dict[str, Any] = {"delimiter": "\t" if is_tsv else ",", "strict": True}
     if is_tsv and not records.quotes_join:
@@ -280,6 +281,8 @@ def whole(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, PermissionError):
+            raise DataError(f"{path}: cannot be read: {error.strerror}; let it be read") from None
         with suppress(OSError), path.open("rb") as stream:
             if (head := stream.read(len(POINTER))) == POINTER:
                 look(path, head)

@@ -128,6 +128,8 @@ def test_a_zip_of_one_file_is_read(tmp_path: Path) -> None:
         ("a.jsonl.zst", zstd(LINES)[:-20], "truncated or damaged"),
         ("a.jsonl.zst", LINES, "is plain text, not compressed"),
         ("a.json", b'[{"text": "a"}, {"text": ', r"record 2: not JSON"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "a", "n": 1, "text": "b"}', r"a\.jsonl:2: names 'text' twice; give each"),
+        ("a.json", b'[{"text": "a"}, {"n": 1, "text": "a", "n": 1}]', r"a\.json: record 2: names 'n' twice"),
         ("a.json", b'[{"text": "a"} {"text": "b"}]', r"record 2: not JSON \(expected , or \]"),
         ("a.json", b'[{"text": "a"}] [{"text": "b"}]', r"record 2: not JSON \(there is more behind"),
         ("a.json", b'[{"text": "a"}, {"text": "\xe9"}]', "not UTF-8 "),
@@ -184,6 +186,13 @@ def test_a_row_that_is_not_utf_8_is_left_out_whole(tmp_path: Path) -> None:
     assert records.account.records == 2 and records.account.left_out == {"refused": 1}
     path.write_bytes(b"text,label,,\na,1,,\n")
     assert [row["label"] for _, row in records_of(path)] == ["1"], "columns without a name may be several"
+
+
+def test_a_field_of_a_csv_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_FIELD", 1000)
+    (tmp_path / "a.csv").write_text('text,label\n"' + "never closed\n" * 1000)
+    with pytest.raises(DataError, match=r"a\.csv:2: not CSV \(field larger than field limit \(1000\)\); close the"):
+        texts(tmp_path / "a.csv")
 
 
 def test_joined_rows_of_a_csv_are_counted_and_an_open_quote_is_found(tmp_path: Path) -> None:
