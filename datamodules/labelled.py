@@ -164,7 +164,7 @@ class LabelledText(TextDataModule):
     def source_of(self, split: str) -> str | None:
         """Give the source of a split: the one that is named, or the folder of the training part that has one for it."""
         name, train = self.sources[split], self.sources["train"]
-        return train if name is None and split in ("val", "test") and has_part(train, split) else name
+        return train if name is None and split != "train" and has_part(train, split) else name
 
     def learn_names(self, wanted: list[str]) -> dict[str, list[Example]]:
         """Learn the names of the classes: of a run that has begun its own, else those of the training examples.

@@ -498,6 +498,8 @@ def test_parts_of_a_folder_serve_where_none_is_named(tmp_path: Path) -> None:
     assert {split: len(rows) for split, rows in labelled.splits.items()} == {"train": 20, "val": 6, "test": 4}
     assert labelled.accounts()["train"].passed_over.total() == 3
     assert serves in labelled.describe()
+    labelled.setup("predict")
+    assert len(labelled.splits["predict"]) == 4 and labelled.splits["predict"].labels.sum() == 0
 
 
 def test_pairs_tell_what_of_their_folders_they_do_not_read(tmp_path: Path) -> None:
