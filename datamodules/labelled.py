@@ -98,13 +98,8 @@ class LabelledText(TextDataModule):
         }
         for split, name in self.sources.items():
             check_name(name, f"data.{SOURCE_KEYS[split]}")
-        fields = {
-            "text_field": (text_field, "text"),
-            "pair_field": (pair_field, None),
-            "label_field": (label_field, "label"),
-        }
         if all(name in MADE for name in self.sources.values() if name):
-            refuse_idle(fields | {"labels": (labels, "classes")})
+            refuse_idle(text_field=text_field, pair_field=pair_field, label_field=label_field, labels=labels)
         self.preparation = Preparation(
             tokenizer=tokenizer,
             sources={"train": EMBEDDED if made else source, "val": None, "test": None},
@@ -132,11 +127,7 @@ class LabelledText(TextDataModule):
 
     def prepare_data(self) -> None:
         """Train the tokenizer if that is wanted; Lightning calls it on one rank."""
-        kept = self.kept_tokenizer
-        if kept and kept.is_dir() and self.preparation.tokenizer.train and not self.trainer.training:
-            self.tokenizer_place = str(kept)  # the text that it was trained on may have changed, or be gone
-        else:
-            self.tokenizer_place = str(self.preparation.make_tokenizer(kept))
+        self.tokenizer_place = str(self.preparation.make_tokenizer(self.kept_tokenizer))
 
     def setup(self, stage: str | None = None) -> None:
         """Read and tokenise on every rank the examples that a stage needs."""

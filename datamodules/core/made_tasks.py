@@ -18,6 +18,7 @@ from datamodules.core.segments import sentences_of
 from datamodules.core.sources import EMBEDDED, locate
 
 PARTNERS = 1  # key of who is paired with whom
+DEFAULTS = {"text_field": "text", "pair_field": None, "label_field": "label", "labels": "classes"}  # of LabelledText
 PREFIX = f"{EMBEDDED}:"
 
 
@@ -71,14 +72,14 @@ def check_name(name: str | None, key: str) -> None:
         raise DataError(f"{key} = {name!r}: no such task; there are {', '.join(MADE)}")
 
 
-def refuse_idle(fields: dict[str, tuple[object, object]]) -> None:
-    """Refuse options that tasks made from the embedded articles do not look at, given as (value, default).
+def refuse_idle(**fields: str | None) -> None:
+    """Refuse options that tasks made from the embedded articles do not look at.
 
     Raises:
         DataError: one has another value than its default.
     """
-    for name, (value, default) in fields.items():
-        if value != default:
+    for name, value in fields.items():
+        if value != DEFAULTS[name]:
             raise DataError(f"data.{name} = {value}: the tasks of embedded have fields of their own; take it out")
 
 

@@ -115,14 +115,23 @@ def load(name: str, roles: dict[str, str] = OF_BERT) -> "PreTrainedTokenizerFast
 
 
 def usable(name: str, kept: Path | None, roles: dict[str, str] = OF_BERT) -> str:
-    """Return the name of a tokenizer, or the folder of the run's own one where the named one cannot be opened."""
+    """Return the name of a tokenizer, or the folder of the run's own one where the named one cannot be opened.
+
+    Raises:
+        DataError: the named one has other ids than that with which the run began.
+    """
     if kept is None or not kept.is_dir():
         return name
     try:
-        load(name, roles)
+        opened = load(name, roles)
     except DataError as error:
         warnings.warn(f"{error}; going on with {kept}", stacklevel=2)
         return str(kept)
+    if opened.get_vocab() != load(str(kept), roles).get_vocab():
+        raise DataError(
+            f"data.tokenizer.name = {name!r}: has other ids than the tokenizer that the run began with; give that one, "
+            f"as --data.tokenizer {kept}"
+        )
     return name
 
 

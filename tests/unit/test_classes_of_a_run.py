@@ -1,6 +1,7 @@
 """The classes of a run are those that it began with, whatever becomes of the file that it was trained on."""
 
 import json
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,8 +14,10 @@ from transformers import AutoModelForSequenceClassification
 from datamodules.core.classes import Naming, read_names
 from datamodules.core.errors import DataError
 from datamodules.core.labels import Fields, class_names, read_examples
+from datamodules.core.wordpiece import usable
 from launch.export import main
 from tests.forked import train
+from tests.text import word_tokenizer
 
 TEXTS = {"Positive": "river river river", "negative": "metal metal metal"}
 WORDS = ("bridge", "cloud", "forest", "garden", "silver", "music", "stone", "paper")
@@ -91,3 +94,37 @@ def test_a_damaged_list_of_classes_is_named(tmp_path, text):
     (tmp_path / "labels.json").write_text(text)
     with pytest.raises(DataError, match=r"labels.json: .*restore it: it names the classes of the run"):
         read_names(tmp_path)
+
+
+def test_ids_are_those_of_the_run_whatever_its_tokenizer_was_trained_on(tmp_path):
+    """The tokenizer of a run is as little that of the file of today as its classes are."""
+    draw = random.Random(0)
+    lines = [" ".join(draw.choices([*WORDS, "river", "metal"], k=12)) for _ in range(200)]
+    source, held, run = tmp_path / "t.txt", tmp_path / "held.txt", tmp_path / "run"
+    source.write_text("\n\n".join(lines[:150]))
+    held.write_text("\n\n".join(lines[150:]))
+    flags = ["--config=configs/electra/debug.yaml", f"--data.source={source}", f"--data.validation_source={held}"]
+    flags += [
+        f"--data.cache_dir={tmp_path / 'cache'}",
+        "--trainer.max_steps=3",
+        "--data.tokenizer.train.vocab_size=200",
+    ]
+    train(run, 1, *flags)
+    train(run, 1, command="validate")
+    before = json.loads((run / "validate.json").read_text())
+    source.write_text("\n\n".join("zebra yonder " + line.upper() + " xylophone" for line in lines))
+    train(run, 1, command="validate")
+    assert json.loads((run / "validate.json").read_text()) == before
+
+
+def test_a_named_tokenizer_with_other_ids_than_the_run_s_is_refused(tmp_path):
+    for folder, size in (("run/tokenizer", 100), ("same", 100), ("other", 120)):
+        word_tokenizer(size).save_pretrained(tmp_path / folder)
+    kept = tmp_path / "run/tokenizer"
+    assert usable(str(tmp_path / "same"), kept) == str(tmp_path / "same")
+    with pytest.raises(
+        DataError, match=r"other' *: has other ids than the tokenizer that the run began with; give that"
+    ):
+        usable(str(tmp_path / "other"), kept)
+    with pytest.warns(UserWarning, match="going on with"):
+        assert usable(str(tmp_path / "gone"), kept) == str(kept)
