@@ -30,6 +30,11 @@ COMMANDS = {
 def main(words: list[str]) -> int:
     """Run one command line and return the exit code: 0 done, 75 stopped and resumable, 3 diverged, 1 error."""
     output.install()
+    try:
+        os.getcwd()
+    except OSError:
+        print("error: the working directory is gone; go to one that is there", file=sys.stderr)
+        return 1
     command, rest = (words[0], words[1:]) if words else ("--help", [])
     if command in ("-h", "--help", "help"):
         print(usage())

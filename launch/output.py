@@ -15,12 +15,25 @@ MOVES = re.compile(r"(?:\n|\r|\x1b\[A)*")  # what a progress bar writes to go to
 
 def install() -> None:
     """Put a Steady stream in the place of both outputs; what an encoding cannot say is escaped."""
+    _hold_numbers()
     os.environ.setdefault("TTY_COMPATIBLE", "0")  # rich shall draw no bars that need the codes which are left out
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
             setattr(sys, name, Steady(stream))
+
+
+def _hold_numbers() -> None:
+    """Open what was closed by `2>&-` or the like: else the next file that is opened would get what is printed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  it stays open
 
 
 class Steady:

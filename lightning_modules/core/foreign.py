@@ -33,4 +33,8 @@ def run_above(place: str | os.PathLike, *runs: str | os.PathLike) -> str | None:
 
 def without_runs(places: list[str]) -> list[str]:
     """Return those entries of a search path for modules that do not lie in a run's folder."""
-    return [place for place in places if place == PROJECT or not run_above(place or os.curdir)]
+    try:
+        here = os.getcwd()
+    except OSError:  # it was deleted, so that nothing can be found there either
+        return [place for place in places if os.path.isabs(place)]
+    return [place for place in places if place == PROJECT or not run_above(os.path.join(here, place))]

@@ -58,6 +58,22 @@ def test_a_full_disk_is_tried_again() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_an_output_that_is_closed_is_held_by_no_other_file(closed: str) -> None:
+    code = "import os, sys; from launch import output; output.install(); sys.stderr.isatty(); print(1)"
+    code = f"{code}; sys.exit(4 if os.open(os.devnull, 0) > 2 else 5)"
+    done = subprocess.run(f"{sys.executable} -c '{code}' {closed}", shell=True, cwd=ROOT)
+    assert done.returncode == 4
+
+
+def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    command = f"rmdir {tmp_path}/gone; {sys.executable} -m launch config --config tests/cli/toy.yaml"
+    more = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, shell=True, cwd=tmp_path / "gone", env=more, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: the working directory is gone; go to one that is there\n")
+
+
 def test_a_terminal_without_unicode() -> None:
     ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     assert run("-m", "launch", "--help", **ascii_only).stdout.isascii()
