@@ -69,8 +69,12 @@ def test_parts_that_are_none(words: list[str], part: str) -> None:
 
 
 def test_a_fault_in_the_data_is_one_line(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture) -> None:
-    assert main([*words, str(tmp_path), "--data.source", "gone.txt"]) == 1
-    assert capsys.readouterr().err.startswith("error: gone.txt: no such file")
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    assert main([*words, str(tmp_path), "--data.source", str(tmp_path / "a.jsonl")]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {tmp_path / 'a.jsonl'}:1: has no field 'text'") and message.count("\n") == 1
+    with pytest.raises(ConfigError, match=r"^data.source = gone.txt .* no such file"):  # told before torch is imported
+        main([*words, str(tmp_path), "--data.source", "gone.txt"])
 
 
 @pytest.mark.parametrize("cache", ["/proc/none", "/proc/none/deep", "FILE", "FILE/deep"])
