@@ -199,7 +199,7 @@ class WeightsAndBiases(Tracker):
             id=known,
             resume="allow",
             dir=str(self.folder),
-            settings=wandb.Settings(console="off"),
+            settings=wandb.Settings(console="off", init_timeout=30),
         )
         return self._run.id
 
@@ -300,4 +300,4 @@ class MLflow(Tracker):
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines[0].rstrip(".") if lines else type(error).__name__
