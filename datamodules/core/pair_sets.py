@@ -34,6 +34,7 @@ from datamodules.core.pair_store import Texts, key_of
 from datamodules.core.sources import local
 
 AT_ONCE = 2048  # texts that are tokenised together
+SAME_TEXT = "of the queries stand among the documents word for word, and are ranked there: pairs have no ids"
 OWN_LEFT_OUT = "of the queries are documents too, under the same id, which is left out of their own ranking, as in BEIR"
 OWN_RANKED = "of the queries are documents too, under the same id, and find themselves, as data.{key}.rank_own says"
 JUDGEMENT = ("query-id", "corpus-id", "score")
@@ -131,6 +132,7 @@ class SetPlan:
         queries = number_of_each(pair.texts[0] for pair in pairs if pair.label > 0)
         documents = number_of_each(pair.texts[1] for pair in pairs)
         judged = [(queries[q], documents[d], label) for (q, d), label in pairs if q in queries]
+        bad.account.note(SAME_TEXT, len(queries.keys() & documents.keys()))
         return {"query": self.add(0, queries, table), "document": self.add(1, documents, table)} | self.best(judged)
 
     def beir(self, table: Texts, bad: Records) -> Numbers:

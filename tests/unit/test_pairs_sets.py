@@ -82,6 +82,9 @@ def test_retrieval_from_pairs(tmp_path: Path) -> None:
     judgements = zip(task.judged_J.tolist(), task.document_J.tolist(), task.grade_J.tolist(), strict=True)
     assert sorted(judgements) == [(0, 0, 1), (0, 1, 0), (1, 0, 1), (1, 2, 1)]
     assert plain.grade_J.tolist() == [1, 1] and len(plain.query_Q) == 1
+    jsonl(tmp_path / "b.jsonl", [{"question": "w5", "answer": "w6"}, {"question": "w6", "answer": "w5"}])
+    told = judged(tmp_path, {"plain": EvaluationSet("retrieval", "b.jsonl")}).describe()
+    assert any(line.startswith("val plain: 2 of the queries stand among the documents word for word") for line in told)
 
 
 @pytest.mark.parametrize("form", ["folder", "parts", "both"])
