@@ -24,6 +24,7 @@ from datamodules.core.parts import (
     Parts,
     declared_patterns,
     declared_splits,
+    lacking_shards,
     parts_by_name,
 )
 
@@ -33,6 +34,7 @@ NEVER = {
     "a description": re.compile(r"(dataset_infos?|dataset_dict|state)\.json$|README"),
 }
 NOT_ENTERED = ("__MACOSX", "_temporary")  # what macOS adds to archives, and what Spark has not finished
+SHARDS_LACK = "of the shards that the names of the files count are not there, as {}"
 NAMED_BY_ALL = "of the files that the pattern fits are named as the part {}, and are read too"
 
 
@@ -80,6 +82,9 @@ def files_of_folder(folder: Path, split: str) -> Located:
         for path in paths if part != found.part else ():
             found.pass_over(f"of the part {part}" if part else "of no part", path)
     found.files = tuple(sorted(by_part[found.part]))
+    lacking, first = lacking_shards(found.files)
+    if lacking:
+        found.notes[SHARDS_LACK.format(first)] = lacking
     return found
 
 

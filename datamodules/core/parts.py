@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ PART_OF = {word: part for part, words in PART_WORDS.items() for word in words}
 WANTED = {"train": "train", "val": "validation", "test": "test", "predict": "test"}  # the part of each split
 SHARD = re.compile(r"[-_.]?\d+([-_.]of[-_.]\d+)?$")
 HUB_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
+NUMBERED = re.compile(r"(.+[-.])(\d{5})(-of-)(\d{5})")
 Parts = dict[str, list[Path]]
 
 
@@ -63,6 +64,21 @@ def twins_of(paths: list[Path]) -> dict[Path, str]:
                 form = "_".join(["*" if number == place else other for number, other in enumerate(words)])
                 named.setdefault((path.parent, form), {})[path] = PART_OF[word]
     return {path: part for same in named.values() if len({*same.values()}) > 1 for path, part in same.items()}
+
+
+def lacking_shards(paths: Iterable[Path]) -> tuple[int, str]:
+    """Count the shards that are not there though the names of others number them, and name the first."""
+    there: dict[tuple[Path, str, str], set[int]] = {}
+    for path in paths:
+        if match := NUMBERED.fullmatch(stem_of(path)):
+            name, number, of, total = match.groups()
+            there.setdefault((path.parent, name, of + total), set()).add(int(number))
+    lacking = []
+    for (_, name, of), known in there.items():
+        total = int(of[-5:])
+        begin = int(0 not in known and total in known)  # some count from 1
+        lacking += [f"{name}{number:05d}{of}" for number in range(begin, begin + total) if number not in known]
+    return len(lacking), lacking[0] if lacking else ""
 
 
 def declared_splits(folder: Path) -> dict[str, Path] | None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from datamodules.core import lines
+from datamodules.core import json_items
 from datamodules.core.formats import format_of
 from datamodules.core.labels import records_of
 from datamodules.core.lines import Records
@@ -128,5 +128,5 @@ def test_a_tsv_without_the_option_joins_nothing(rows: list[Row]) -> None:
 def test_an_array_is_read_wherever_its_blocks_end(rows: list, size: int, indent: int | None) -> None:
     stream = io.BytesIO(json.dumps(rows, indent=indent).encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "HEAD_BYTES", size)
-        assert list(lines.Items(stream, Path("a.json"))) == rows
+        patch.setattr(json_items, "HEAD_BYTES", size)
+        assert list(json_items.Items(stream, Path("a.json"))) == rows

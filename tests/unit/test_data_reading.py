@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from datamodules.core import lines, opening, tables
+from datamodules.core import json_items, lines, opening, tables
 from datamodules.core.errors import DataError
 from datamodules.core.labels import records_of
 from datamodules.core.lines import Records
@@ -74,7 +74,7 @@ def test_every_ending_is_read(tmp_path: Path, name: str, content: bytes) -> None
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 16])
 def test_an_array_is_what_its_lines_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Wherever the blocks end that are read: in a number, an escape, a character of several bytes."""
-    monkeypatch.setattr(lines, "HEAD_BYTES", size)
+    monkeypatch.setattr(json_items, "HEAD_BYTES", size)
     rows = [12, -1.5e3, None, True, [], {}, "é\u2028", {"text": 'a"\\b', "deep": [{"n": 10**30}]}, float("inf"), 7]
     for form in ({}, {"indent": 2}, {"separators": (",", ":")}, {"ensure_ascii": False}):
         (tmp_path / "a.json").write_text(json.dumps(rows, **form) + "\n")
@@ -401,6 +401,19 @@ def test_a_pattern_takes_what_it_fits_but_nothing_twice(tmp_path: Path) -> None:
     (tmp_path / "a.bin").touch()
     with pytest.raises(DataError, match=r"a\.bin: files ending in '\.bin' are not supported"):
         find(f"{tmp_path}/*", "train")
+
+
+def test_shards_that_are_not_there_are_told(tmp_path: Path) -> None:
+    for name in ("train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl.gz", "test-00001-of-00003.jsonl"):
+        write(tmp_path / "a" / name)
+    for name in ("x-00001-of-00002.jsonl", "x-00002-of-00002.jsonl"):
+        write(tmp_path / "c" / name)
+    assert find(str(tmp_path / "c"), "train").notes == {}, "counted from 1"
+    write(tmp_path / "b/c4-train.00007-of-01024.json")
+    told = "of the shards that the names of the files count are not there, as "
+    assert find(str(tmp_path / "a"), "train").notes == {}
+    assert find(str(tmp_path / "a"), "test").notes == {f"{told}test-00000-of-00003": 2}
+    assert find(str(tmp_path / "b"), "train").notes == {f"{told}c4-train.00000-of-01024": 1023}
 
 
 def test_what_describes_a_folder_is_no_data(tmp_path: Path) -> None:
