@@ -30,7 +30,7 @@ class RunRecord(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the start block, and let the loggers forget what came after the step that the run goes on from."""
         self.began = True
-        for logger in trainer.loggers:
+        for logger in sorted(trainer.loggers, key=lambda logger: not getattr(logger, "may_refuse", False)):
             if hasattr(logger, "rewind"):
                 logger.rewind(trainer.global_step)
             if self.papers is not None:

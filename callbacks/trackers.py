@@ -37,6 +37,7 @@ class Tracker(Logger):
     """
 
     service = package = advice = ""
+    may_refuse = True  # so it is asked before others write anything
     lacks_newest = False  # the newest values of an attempt that was killed may be missing
 
     def __init__(self, folder: str | None) -> None:

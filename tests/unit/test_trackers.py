@@ -6,11 +6,13 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from callbacks.loggers import JsonLines
+from callbacks.loggers import JsonLines, TensorBoard
 from callbacks.papers import Papers
+from callbacks.run_record import RunRecord
 from callbacks.trackers import MLflow, WeightsAndBiases
 from datamodules.core.errors import DataError
 from tests.forked import free_port, train
@@ -225,6 +227,15 @@ def test_a_server_that_goes_away_is_told_once_and_written_anew_later(tmp_path, c
 
 
 # All of them in a run
+
+
+def test_a_start_that_a_server_refuses_leaves_no_run_in_tensorboard(tmp_path):
+    trainer = SimpleNamespace(
+        loggers=[TensorBoard(str(tmp_path)), MLflow(str(tmp_path), f"http://127.0.0.1:{free_port()}")], global_step=0
+    )
+    with pytest.raises(DataError, match=r"loggers\.mlflow: "):
+        RunRecord(PAPERS).on_train_start(trainer, None)
+    assert not list(tmp_path.glob("events*"))
 
 
 def test_a_run_that_goes_back_ends_with_the_same_steps_everywhere(tmp_path):
