@@ -8,6 +8,7 @@ from launch.config.read import Entry, Table
 from launch.config.show import named
 from launch.config.sorts import is_a
 from launch.config.source import base_names, lookup
+from launch.registry import CALLBACKS
 
 LIGHTNING = "lightning.pytorch.callbacks."
 EPOCHS = ("on_train_epoch_start", "on_train_epoch_end")
@@ -41,7 +42,7 @@ REFUSED = {
 def idle_callbacks(parts: Parts, table: Table) -> Iterator[str]:
     """Yield a complaint for each callback of a `fit` that depends on what a run of ours does not do."""
     for part, path in parts.paths.items():
-        if part[0] == "callbacks" and (reason := refusal(path)):
+        if part[0] == "callbacks" and path not in CALLBACKS.values() and (reason := refusal(path)):
             key = (*part, "class")
             entry = table.get(key, Entry(part[1], next(e.source for k, e in table.items() if k[:2] == part)))
             yield f"{named(key, entry)}: {reason}; to take it out: --{'.'.join(part)} null"

@@ -16,7 +16,7 @@ from launch import LEFT_OUT
 from launch.config.errors import short
 from launch.config.read import Entry, Key, Table
 from launch.config.source import Module, NotFound, definition, lookup, source_file
-from launch.registry import GROUPS, STRATEGIES
+from launch.registry import GROUPS
 from lightning_modules.core.foreign import run_above
 
 SORTS = {
@@ -55,7 +55,7 @@ def check_part(part: Key, path: str, runs: list[str]) -> None:
     """
     check_place(path, runs)
     sort = SORTS[part[0]]
-    if path in STRATEGIES.values() and part[0] == "strategy":
+    if path in GROUPS[part[0]].values():
         return
     node, _ = definition(path)
     if isinstance(node, ast.FunctionDef):

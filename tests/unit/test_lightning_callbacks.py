@@ -10,6 +10,7 @@ from launch.cli import Cli
 from launch.config.callbacks import refusal
 from launch.config.errors import ConfigError
 from launch.config.resolved import resolve
+from launch.registry import CALLBACKS
 
 SHIPPED = [
     name for name, kind in vars(callbacks).items() if isinstance(kind, type) and issubclass(kind, callbacks.Callback)
@@ -110,3 +111,7 @@ def test_callbacks_of_ones_own_are_judged_by_their_hooks(tmp_path: Path, monkeyp
         assert refusal(f"own_callbacks.{name}") is None
     words = ["--config", "tests/cli/toy.yaml", "--callbacks.x.class", "own_callbacks.AtEpochs"]
     assert resolve(words, "validate").get("callbacks.x.class") == "own_callbacks.AtEpochs", "only fit depends on it"
+
+
+def test_those_of_the_registry_depend_on_nothing_that_a_run_does_not_do() -> None:
+    assert {name: refusal(path) for name, path in CALLBACKS.items()} == dict.fromkeys(CALLBACKS)
