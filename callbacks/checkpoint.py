@@ -97,7 +97,10 @@ class Checkpoint(LightningCheckpoint):  # Lightning runs its subclasses after al
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the best so far."""
-        self.best_step, self.best_value = state_dict["best_step"], state_dict["best_value"]
+        step, value = state_dict.get("best_step"), state_dict.get("best_value")
+        if not (step is None or isinstance(step, int)) or not (value is None or isinstance(value, float | int)):
+            raise CheckpointError(f"best_step = {step!r:.40}, best_value = {value!r:.40}: no checkpoint has these")
+        self.best_step, self.best_value = step, value
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Clear away what a killed run left behind."""

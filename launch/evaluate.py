@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 
 from datamodules.core.errors import DataError
+from launch.causes import as_said, known_cause
 from launch.checkpoints import choose, step_of
 from launch.classes import imported
 from launch.cli import Cli
@@ -43,8 +44,12 @@ def evaluate(command: str, resolved: Resolved, folder: RunFolder) -> int:
         print(f"error: {one_line(error)}", file=sys.stderr)
         leave(ERROR)
     except (DataError, CheckpointError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(as_said(error))}", file=sys.stderr)
         return ERROR
+    except (OSError, RuntimeError) as error:
+        if (known := known_cause(error, folder.path)) is None:
+            raise
+        raise known from error
     if process_rank() == 0:
         report = _predicted if command == "predict" else _measured
         try:

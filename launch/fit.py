@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.core.errors import DataError
-from launch.causes import known_cause
+from launch.causes import as_said, known_cause
 from launch.checkpoints import choose, step_of
 from launch.cli import Cli
 from launch.config.errors import ConfigError, one_line
@@ -103,10 +103,10 @@ def _run(cli: Cli, folder: RunFolder) -> Outcome:
     except KNOWN as error:
         if stop.requested() and not cli.record.began:  # a signal to the whole group ends what prepares the data
             return Outcome(STOPPED, f"{stop.name()} before the first step")
-        _told(error)
+        _told(error := as_said(error))
         return Outcome(ERROR, f"error: {error}")
     except Exception as error:
-        if (known := known_cause(error)) is not None:
+        if (known := known_cause(error, folder.path)) is not None:
             _told(known)
             return Outcome(ERROR, f"error: {known}")
         traceback.print_exc()

@@ -32,16 +32,23 @@ class Guard(Callback):
         if not trainer.strategy.reduce_boolean_decision(same, all=True):
             raise ConfigError("the ranks were started with different configurations; give all of them the same files")
         found = getattr(trainer.datamodule, "fingerprint", None)
-        file = self.folder.path / RUN_FILE
-        stored = (read_json(file) or {}).get("data_fingerprint") if trainer.is_global_zero else None
-        if self.checkpoint and stored is None and trainer.is_global_zero:
-            stored = read_manifest(Path(self.checkpoint)).get("run", {}).get("data")
-        stored = trainer.strategy.broadcast(stored)
-        if self.resumes and stored and found and stored != found:
+        stored = trainer.strategy.broadcast(self._of_the_run() if trainer.is_global_zero else {})
+        other = next((place for place, data in stored.items() if data and found and data != found), None)
+        if self.resumes and other:
             raise ConfigError(
-                f"data: its fingerprint is {found}, the run in {file.parent} began with {stored}; "
+                f"data: its fingerprint is {found}, {other} began with {stored[other]}; "
                 "give the same files and tokenizer, or another --run.dir"
             )
+
+    def _of_the_run(self) -> dict[str, str | None]:
+        """Return the data's fingerprint as the run's papers and its checkpoint have it, by what is said of them."""
+        found = {
+            f"the run in {self.folder.path}": (read_json(self.folder.path / RUN_FILE) or {}).get("data_fingerprint")
+        }
+        if self.checkpoint:
+            of_run = read_manifest(Path(self.checkpoint)).get("run", {})
+            found[f"the run whose checkpoint {self.checkpoint} is"] = of_run.get("data")
+        return found
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write down what the run trains with from here on: nothing can refuse it any more."""

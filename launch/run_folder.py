@@ -40,6 +40,7 @@ SETTLED = (
 )
 
 FOLDERS = ("checkpoints", "tensorboard", "tokenizer")
+FILES = ("lock", "ledger.jsonl", "metrics.jsonl")  # those that are written on; others are replaced
 SETTLED_KEYS = [tuple(name.split(".")) for name in SETTLED]
 
 
@@ -76,6 +77,9 @@ class RunFolder:
         for name in FOLDERS:
             if os.path.lexists(self.path / name) and not os.path.isdir(self.path / name):
                 raise ConfigError(f"{self.path / name}: is no folder, and the run keeps one there; move it away")
+        for name in FILES:
+            if os.path.lexists(self.path / name) and not os.path.isfile(self.path / name):
+                raise ConfigError(f"{self.path / name}: is no file, and the run keeps one there; move it away")
         with (self.path / "lock").open("a+", encoding="utf-8", errors="replace") as file:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)  # for the moment of looking and writing only
@@ -204,7 +208,7 @@ class RunFolder:
 
     def holds(self, step: int) -> bool:
         """Tell whether there is a checkpoint of a step; it is not read."""
-        return (self.checkpoints / f"step_{step:08d}" / "manifest.json").is_file()
+        return os.path.isfile(self.checkpoints / f"step_{step:08d}" / "manifest.json")
 
     def _note_facts(self, **facts: Any) -> None:
         write_json(self.path / RUN_FILE, {**(read_json(self.path / RUN_FILE) or {}), **facts})
@@ -248,6 +252,8 @@ def described(differences: dict[Key, tuple[Entry | None, Entry | None]]) -> list
 
 def is_torn(path: Path) -> bool:
     """Say whether a file of lines ends inside of one, as after a loss of power."""
+    if not os.path.isfile(path):  # opening a pipe would wait for ever
+        return False
     with suppress(OSError), path.open("rb") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
@@ -284,6 +290,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def _text(path: Path) -> str:
     """Return what stands in a file, nothing if it is no file that can be read."""
     with suppress(OSError):
+        if not os.path.isfile(path):  # opening a pipe would wait for ever
+            return ""
         return path.read_text(encoding="utf-8", errors="replace")
     return ""
 

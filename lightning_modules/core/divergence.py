@@ -16,7 +16,7 @@ from lightning import LightningModule
 
 from datamodules.core.batches import flat_layout
 from lightning_modules.core.checkpoint.errors import CheckpointError
-from lightning_modules.core.checkpoint.publish import set_aside
+from lightning_modules.core.checkpoint.publish import set_aside, write_file
 from lightning_modules.core.checkpoint.verify import newest_complete
 from lightning_modules.core.checkpoint.whole import plain
 
@@ -114,7 +114,7 @@ def _dump(module: LightningModule, step: int, batches: list) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"rank_{module.global_rank:05d}.pt"
     if batches or not file.exists():  # what the run that was stopped has kept is more than nothing
-        torch.save({"step": step, "batches": plain(batches, "batches")}, file)
+        write_file(file, {"step": step, "batches": plain(batches, "batches")})
     return folder
 
 

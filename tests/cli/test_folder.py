@@ -173,3 +173,33 @@ def test_a_run_is_finished_by_its_checkpoints(tmp_path: Path) -> None:
     (checkpoint / "manifest.json").write_text("{}")
     (tmp_path / "outcome.json").write_text('{"code": 1, "step": 12}')
     assert RunFolder(tmp_path).finished_at() == 12
+
+
+@pytest.mark.parametrize("name", ["lock", "ledger.jsonl", "metrics.jsonl"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
+def test_what_is_no_file_where_the_run_writes_on_one(tmp_path: Path, name: str, kind: str) -> None:
+    put(tmp_path / name, kind)
+    with pytest.raises(ConfigError, match=rf"{name}: is no file, and the run keeps one there; move it away"):
+        RunFolder(tmp_path).enter(fresh=False)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "loop"])
+def test_papers_that_are_no_files_say_nothing_and_are_replaced(tmp_path: Path, kind: str) -> None:
+    for name in ("outcome.json", "run.json", "config.next.yaml"):
+        put(tmp_path / name, kind)
+    resolved, folder = resolve(["--config", TOY]), RunFolder(tmp_path)
+    assert folder.finished_at() == 0
+    folder.enter(fresh=False)
+    folder.start(resolved, "new")
+    folder.accept(resolved)
+    folder.end(0, 5, "done")
+    assert folder.finished_at() == 5 and "config_sha256" in json.loads((tmp_path / "run.json").read_text())
+
+
+def put(path: Path, kind: str) -> None:
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path)

@@ -275,6 +275,11 @@ SHARDS = {
     "no param": changed(tensors={"exp_avg": ROW}),
     "no tensors": changed(tensors=None),
     "scalars": changed(scalars=[1]),
+    "scalar": changed(scalars={"step": "7"}),
+    "whole state": changed(tensors={"param": ROW, "exp_avg": ROW.long()}),
+    "complex": changed(tensors={"param": ROW.to(torch.complex64)}),
+    "repeated": changed(tensors={"param": torch.zeros(1).expand(8)}),
+    "unequal": changed(tensors={"param": ROW, "exp_avg": ROW[:4]}),
     "name": {3: piece(0, 8)},
 }
 WHOLES = {
@@ -282,6 +287,9 @@ WHOLES = {
     "buffers": {"buffers": {"a": 3}},
     "optimizers": {"optimizers": {}},
     "lightning": {"lightning": 1},
+    "optimizer": {"optimizers": [5]},
+    "group": {"optimizers": [{"class": "AdamW", "groups": ["w"]}]},
+    "no rate": {"optimizers": [{"class": "AdamW", "groups": [{"names": ["w"], "numbers": {}}]}]},
 }
 
 
@@ -295,6 +303,46 @@ def test_a_shard_that_was_sealed_again_is_refused_by_its_form(checkpoints: Path,
     with pytest.raises(CheckpointError, match=file):
         read_weights(folder)
     assert newest_complete(checkpoints) == step_folder(checkpoints, 1)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"shape": [5, 3]},
+        {"tensors": {"param": torch.zeros(7).long(), "exp_avg": torch.zeros(7)}},
+    ],
+)
+def test_shards_that_do_not_agree_are_refused(checkpoints: Path, facts: dict) -> None:
+    folder = step_folder(checkpoints, 2)
+    torch.save({"w": piece(8, 15) | facts}, folder / "shard_00001.pt")
+    reseal(folder, "shard_00001.pt")
+    with pytest.raises(CheckpointError, match=r"shard_00001\.pt: w has another shape or type than in shard_00000\.pt"):
+        read_weights(folder)
+
+
+def test_whole_numbers_are_no_weights(checkpoints: Path) -> None:
+    reader = Reader(step_folder(checkpoints, 2), 2)
+    with pytest.raises(CheckpointError, match=r"param of w is torch\.float32, in the model torch\.int64"):
+        reader.read_into("w", "param", 0, torch.zeros(15, dtype=torch.int64))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody whom files are closed to")
+def test_a_closed_folder_of_a_later_step_holds_no_run_up() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        os.chown(scratch, 65534, 65534)
+        checkpoints = Path(scratch) / "checkpoints"
+
+        def go_on() -> str:
+            for step in (1, 2):
+                save(checkpoints, step, [{"w": piece(0, 15)}])
+            step_folder(checkpoints, 2).chmod(0)
+            assert newest_complete(checkpoints) == step_folder(checkpoints, 1)
+            assert publish.set_aside(checkpoints, 1) == []
+            save(checkpoints, 2, [{"w": piece(0, 15)}])
+            discard_leftovers(checkpoints)
+            return f"{complete_steps(checkpoints)} {len(os.listdir(checkpoints))}"
+
+        assert as_nobody(go_on) == "[1, 2] 2"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody whom files are closed to")

@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +144,7 @@ def temporary(final: Path) -> Path:
 def discard_leftovers(checkpoints: Path) -> None:
     """Delete what killed attempts left behind; only when no save is in flight."""
     for path in checkpoints.glob(".*.tmp"):
-        if path.is_symlink():
-            path.unlink()
-        else:
-            shutil.rmtree(path)
+        _delete(path)
 
 
 def remove(folder: Path) -> None:
@@ -154,7 +152,20 @@ def remove(folder: Path) -> None:
     doomed = temporary(folder)
     folder.rename(doomed)
     reached("removing")
-    shutil.rmtree(doomed)
+    _delete(doomed)
+
+
+def _delete(path: Path) -> None:
+    """Delete what nobody needs; what cannot be deleted, as on a disk with errors, holds no run up."""
+    try:
+        if path.is_symlink():
+            path.unlink()
+        else:
+            with suppress(OSError):
+                path.chmod(0o700)  # a folder that was closed to its owner
+            shutil.rmtree(path)
+    except OSError as error:
+        _log.warning("%s: cannot be deleted (%s); it takes room and is not used", path, error.strerror)
 
 
 class Save:

@@ -33,8 +33,10 @@ class Reader:
             check_shard(content, path)
             for name, piece in content.items():
                 self.pieces.setdefault(name, []).append(Piece(path, **piece))
-        for pieces in self.pieces.values():
+        for name, pieces in self.pieces.items():
             pieces.sort(key=lambda piece: piece.start)
+            if other := next((piece for piece in pieces if not _are_of_one(piece, pieces[0])), None):
+                raise CheckpointError(f"{other.path}: {name} has another shape or type than in {pieces[0].path.name}")
 
     def shape(self, name: str) -> list[int]:
         """Give the shape of the whole parameter."""
@@ -71,6 +73,8 @@ class Reader:
             if key not in piece.tensors:
                 raise CheckpointError(f"{piece.path}: holds no {key} for {name}")
             source = piece.tensors[key]
+            if source.is_floating_point() != target.is_floating_point():
+                raise CheckpointError(f"{piece.path}: {key} of {name} is {source.dtype}, in the model {target.dtype}")
             if piece.start > position:
                 break
             last = min(stop, piece.start + source.numel())
@@ -86,6 +90,11 @@ class Reader:
             raise CheckpointError(
                 f"{self.folder}: {complaint} {', '.join(names[:3])}{more}; use the model that was saved"
             )
+
+
+def _are_of_one(one: Piece, other: Piece) -> bool:
+    same = (one.tensors[key].dtype == other.tensors[key].dtype for key in one.tensors.keys() & other.tensors.keys())
+    return one.shape == other.shape and all(same)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

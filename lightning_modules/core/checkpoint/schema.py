@@ -60,11 +60,16 @@ def check_shard(content: Any, path: Path) -> None:
         size = math.prod(shape)
         _require(size <= MOST_ELEMENTS, path, f"shape of {name}", shape)
         _require(isinstance(piece["scalars"], dict), path, f"scalars of {name}", piece["scalars"])
+        for key, scalar in piece["scalars"].items():
+            _require(isinstance(key, str) and _is_number(scalar), path, f"{key} of {name}", scalar)
         _require(isinstance(tensors, dict) and "param" in tensors, path, f"tensors of {name}", tensors)
         for key, tensor in tensors.items():
-            whole = isinstance(key, str) and _is_plain(tensor) and tensor.dim() == 1
+            whole = isinstance(key, str) and _is_plain(tensor) and tensor.dim() == 1 and not tensor.is_complex()
             _require(whole, path, f"{key} of {name}", tensor)
-            _require(piece["start"] + tensor.numel() <= size, path, f"length of {key} of {name}", tensor.numel())
+            _require(key == "param" or tensor.is_floating_point(), path, f"type of {key} of {name}", tensor.dtype)
+        lengths = {tensor.numel() for tensor in tensors.values()}
+        fits = len(lengths) == 1 and piece["start"] + max(lengths) <= size
+        _require(fits, path, f"lengths of {name}", sorted(lengths))
 
 
 def check_whole(content: Any, path: Path, is_complete: bool = False) -> None:
@@ -81,8 +86,24 @@ def check_whole(content: Any, path: Path, is_complete: bool = False) -> None:
         _require(fine, path, key, content.get(key))
     for name, buffer in content.get("buffers", {}).items():
         _require(isinstance(name, str) and _is_plain(buffer), path, f"buffer {name}", buffer)
+    for entry in content.get("optimizers", []):
+        _check_optimizer(entry, path)
     if is_complete:
         _whole_number(content["lightning"].get("global_step"), 0, MOST_STEPS, path, "global_step")
+        for key in ("loops", "callbacks"):
+            states = content["lightning"].get(key, {})
+            fine = isinstance(states, dict) and all(isinstance(state, dict) for state in states.values())
+            _require(fine, path, key, states)
+
+
+def _check_optimizer(entry: Any, path: Path) -> None:
+    fine = isinstance(entry, dict) and isinstance(entry.get("class"), str) and isinstance(entry.get("groups"), list)
+    _require(fine, path, "optimizers", entry)
+    for group in entry["groups"]:
+        _require(isinstance(group, dict) and isinstance(group.get("names"), list), path, "groups", group)
+        numbers = group.get("numbers")
+        fine = isinstance(numbers, dict) and isinstance(numbers.get("lr"), int | float)
+        _require(fine, path, "numbers of a group", numbers)
 
 
 def _whole_number(value: Any, low: int, high: int, path: Path, what: str) -> None:
@@ -100,5 +121,12 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or (_is_plain(value) and value.numel() == 1)
+
+
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+    """Say whether it is a tensor like any other; one number that is repeated would cost more memory than its file."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+        return False
+    return value.untyped_storage().nbytes() >= value.numel() * value.element_size()

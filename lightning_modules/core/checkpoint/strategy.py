@@ -109,6 +109,8 @@ class SlicedCheckpoint:
         manifest = self._verify_together(folder)
         reader, whole = Reader(folder, manifest["world_size"]), open_file(folder / TRAINER)
         check_whole(whole, folder / TRAINER, is_complete=True)
+        if (step := whole["lightning"]["global_step"]) != manifest["step"]:
+            raise CheckpointError(f"{folder / TRAINER}: is of step {step}, the manifest of step {manifest['step']}")
         module, layout = self.lightning_module, layout_of(self)
         reader.match({name: shape_of(parameter) for name, parameter in module.named_parameters()})
         with torch.no_grad():

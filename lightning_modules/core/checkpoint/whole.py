@@ -60,6 +60,8 @@ def restore_buffers(module: nn.Module, saved: dict[str, Tensor], folder: Path) -
         if buffer.shape != saved[name].shape:
             found, wanted = list(saved[name].shape), list(buffer.shape)
             raise CheckpointError(f"{folder}: buffer {name} has shape {found}, in the model it is {wanted}")
+        if buffer.is_floating_point() != saved[name].is_floating_point():
+            raise CheckpointError(f"{folder}: buffer {name} is {saved[name].dtype}, in the model {buffer.dtype}")
         buffer.copy_(saved[name])
 
 
