@@ -37,4 +37,5 @@ def without_runs(places: list[str]) -> list[str]:
         here = os.getcwd()
     except OSError:  # it was deleted, so that nothing can be found there either
         return [place for place in places if os.path.isabs(place)]
-    return [place for place in places if place == PROJECT or not run_above(os.path.join(here, place))]
+    full = [os.path.abspath(os.path.join(here, place)) for place in places]
+    return [place for place, path in zip(places, full, strict=True) if path == PROJECT or not run_above(path)]

@@ -1,6 +1,7 @@
 """Nothing untrusted is executed: a class is of its sort before it is called, and a run from elsewhere is data."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from launch.config.resolved import resolve
 from launch.config.sorts import BELOW, SORTS, is_a
 from launch.registry import GROUPS
 from launch.run import main as run_main
-from lightning_modules.core.foreign import run_above
+from lightning_modules.core.foreign import run_above, without_runs
 from tests.cli.launching import ROOT, environment
 
 TOY = ["--config", "tests/cli/toy.yaml"]
@@ -200,6 +201,14 @@ def test_what_lies_in_a_run(tmp_path: Path) -> None:
     assert run_above(beside / "a.py") is None
     assert run_above(ROOT / "launch" / "cli.py", ROOT) is None
     assert run_above(subprocess.__file__, Path("/")) is None
+
+
+def test_places_of_modules_that_lie_in_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run" / "deep").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").touch()
+    monkeypatch.chdir(tmp_path / "run")
+    places = ["", ".", "deep", "..", str(tmp_path), str(tmp_path / "run"), os.path.relpath(ROOT), str(ROOT), "/usr/lib"]
+    assert without_runs(places) == ["..", str(tmp_path), os.path.relpath(ROOT), str(ROOT), "/usr/lib"]
 
 
 def test_python_does_not_look_in_the_folder_of_a_run(tmp_path: Path) -> None:
