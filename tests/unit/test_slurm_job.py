@@ -182,6 +182,7 @@ def folder_at(run: Path, step: int) -> RunFolder:
 def outcome(folder: RunFolder, code: int, step: int) -> None:
     """End an attempt as rank 0 does."""
     folder.attempt = 1 + max((line["attempt"] for line in folder.ledger()), default=0)
+    folder.began = True
     folder.end(code, step, "test")
 
 
