@@ -69,7 +69,9 @@ def two_segments(
             the next one, cut before a word. Without it what is over is lost, as in the original.
     """
     if is_inside is not None:
-        sentences = [piece for ids in sentences for piece in cut_at_words(ids, max_length - 2, is_inside)]
+        size = max_length - 2
+        if max(map(len, sentences), default=0) > size:
+            sentences = [piece for ids in sentences for piece in cut_at_words(ids, size, is_inside)]
     held: list[list[int]] = []
     length, target = 0, target_length(max_length, draws)
     for sentence in [*sentences, None]:
@@ -126,6 +128,8 @@ def cut_to(
     first: list[int], second: list[int], max_length: int, is_inside: Sequence[bool] | None = None
 ) -> tuple[list[int], list[int]]:
     """Cut A and B to the longest example; with `is_inside` before words, and B not into scraps of one."""
+    if len(first) + len(second) + 3 <= max_length:
+        return first, second
     if is_inside is None:
         first = first[: max_length - 2]
         return first, second[: max(0, max_length - len(first) - 3)]
