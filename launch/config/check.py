@@ -46,6 +46,8 @@ class Check:
                 self._complain(key, entry, "the name of a part is letters, digits and _")
             elif key[0] not in TOP:
                 self._complain(key, entry, f"unknown key{self._elsewhere(key[0])}")
+            elif key[0] == "seed" and len(key) > 1:
+                self._complain(key, entry, "seed is no mapping, expected int")
             elif key[0] in NAMED and len(key) == 1 and entry.value is not None and entry.value != {}:
                 self._complain(key, entry, "expected a mapping: a name for each, and its options")
             elif len(key) == 1 and key[0] not in (*NAMED, "seed") and entry.value != {}:

@@ -102,7 +102,7 @@ def overlay(table: Table, upper: Table, notes: list[str]) -> None:
         )
     for key, entry in sorted(upper.items(), key=lambda item: item[0][-1] != "class"):  # classes first
         below = [k for k in table if k[: len(key)] == key and k != key]
-        if entry.value == {} and (below or table.get(key, NOTHING).value is not None):
+        if entry.value == {} and (below or table.get(key, NOTHING).value == {}):
             continue  # an empty mapping changes nothing, but it brings back what null took away
         if key[-1] == "class":
             _drop_options(table, key[:-1], entry, notes)
