@@ -53,6 +53,6 @@ class Divergence(Callback):
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Go on with it."""
-        self.rule.incidents = state_dict["incidents"]
-        self.rule.losses.extend(state_dict["losses"])
+        self.rule.incidents = state_dict.get("incidents", 0)
+        self.rule.losses.extend(state_dict.get("losses", []))
         self._open = state_dict.get("open", [])

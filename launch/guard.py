@@ -6,9 +6,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
+from launch.checkpoints import step_of
 from launch.config.errors import ConfigError
 from launch.config.resolved import RUN_FILE, Resolved
 from launch.run_folder import RunFolder, identity, read_json, write_json
+from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.verify import read_manifest
 
 DATA_FILE = "data.json"  # in the run's folder: the account of what it trains on
@@ -51,7 +53,13 @@ class Guard(Callback):
         return found
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write down what the run trains with from here on: nothing can refuse it any more."""
+        """Write down what the run trains with from here on: nothing can refuse it any more.
+
+        Raises:
+            CheckpointError: the counters of the checkpoint do not stand at its step.
+        """
+        if self.checkpoint and trainer.global_step != step_of(Path(self.checkpoint)):
+            raise CheckpointError(f"{self.checkpoint}: its loops stand at step {trainer.global_step}; it was changed")
         trainer.strategy.of_run = identity(self.resolved) | {"data": getattr(trainer.datamodule, "fingerprint", None)}
         if trainer.is_global_zero:
             names = ("fingerprint", "validation_fingerprint")

@@ -21,6 +21,7 @@ LONGEST_NAME = 1000
 HASH = re.compile(r"[0-9a-f]{64}")
 FILE = re.compile(r"trainer\.pt|shard_[0-9]{5,6}\.pt")
 PIECE = {"start", "shape", "scalars", "tensors"}
+LIGHTNING = {"pytorch-lightning_version": str, "loops": dict, "lr_schedulers": list, "callbacks": dict}
 WHOLE = {"lightning": dict, "buffers": dict, "optimizers": list}
 
 
@@ -90,10 +91,27 @@ def check_whole(content: Any, path: Path, is_complete: bool = False) -> None:
         _check_optimizer(entry, path)
     if is_complete:
         _whole_number(content["lightning"].get("global_step"), 0, MOST_STEPS, path, "global_step")
+        for key, kind in LIGHTNING.items():
+            found = content["lightning"].get(key, {} if key == "callbacks" else None)
+            _require(isinstance(found, kind), path, key, found)
         for key in ("loops", "callbacks"):
-            states = content["lightning"].get(key, {})
-            fine = isinstance(states, dict) and all(isinstance(state, dict) for state in states.values())
-            _require(fine, path, key, states)
+            for name, state in content["lightning"].get(key, {}).items():
+                _require(isinstance(state, dict), path, f"{key}.{name}", state)
+        _require("fit_loop" in content["lightning"]["loops"], path, "loops", content["lightning"]["loops"])
+
+
+def check_form(found: Any, own: Any, path: Path, place: str, may_lack: bool = True) -> None:
+    """Require what is about to be taken over to be of the sort that its new owner has: counters, lists, dictionaries.
+
+    Raises:
+        CheckpointError: naming the place.
+    """
+    sort = next((sort for sort in ((int, float), str, list, dict) if isinstance(own, sort)), None)
+    _require(sort is None or found is None or isinstance(found, sort), path, place, found)
+    if sort is dict and isinstance(found, dict):
+        _require(may_lack or own.keys() <= found.keys(), path, place, found)
+        for key in own.keys() & found.keys():
+            check_form(found[key], own[key], path, f"{place}.{key}", may_lack=key.endswith("state_dict"))
 
 
 def _check_optimizer(entry: Any, path: Path) -> None:

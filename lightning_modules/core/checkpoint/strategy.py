@@ -20,7 +20,7 @@ from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.layouts import layout_of
 from lightning_modules.core.checkpoint.publish import Save, begin
 from lightning_modules.core.checkpoint.reader import Reader
-from lightning_modules.core.checkpoint.schema import check_whole
+from lightning_modules.core.checkpoint.schema import check_form, check_whole
 from lightning_modules.core.checkpoint.slices import snapshot
 from lightning_modules.core.checkpoint.verify import TRAINER, open_file, verify
 from lightning_modules.core.checkpoint.whole import (
@@ -112,6 +112,7 @@ class SlicedCheckpoint:
         if (step := whole["lightning"]["global_step"]) != manifest["step"]:
             raise CheckpointError(f"{folder / TRAINER}: is of step {step}, the manifest of step {manifest['step']}")
         module, layout = self.lightning_module, layout_of(self)
+        self._check_states(whole["lightning"], folder / TRAINER)
         reader.match({name: shape_of(parameter) for name, parameter in module.named_parameters()})
         with torch.no_grad():
             if module.trainer.state.fn == TrainerFn.FITTING:
@@ -124,6 +125,14 @@ class SlicedCheckpoint:
             restore_buffers(module, whole["buffers"], folder)
         self.skipped_steps = tuple(manifest["skipped_steps"])
         return whole["lightning"]
+
+    def _check_states(self, saved: dict[str, Any], path: Path) -> None:
+        trainer = self.lightning_module.trainer
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        check_form(saved["loops"]["fit_loop"], trainer.fit_loop.state_dict(), path, "fit_loop")
+        for callback in trainer.callbacks:
+            check_form(saved.get("callbacks", {}).get(callback.state_key, {}), callback.state_dict(), path, "callbacks")
 
     def check_savable(self) -> None:
         """Refuse now what a save would refuse later, once the optimizers have made their first step.
