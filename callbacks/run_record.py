@@ -103,7 +103,17 @@ def start_block(trainer: Trainer, module: LightningModule) -> list[str]:
         if getattr(data, "sequence_length", None):
             lines[-1] += f", up to {data.global_batch_size * data.sequence_length:,} tokens a step"
     lines += [f"data: {line}" for line in (data.describe() if hasattr(data, "describe") else [])]
-    return [*lines, f"run: {trainer.default_root_dir}, {trainer.max_steps} steps{resumed}"]
+    told = epochs_told(data.epochs(trainer.max_steps)) if hasattr(data, "epochs") else ""
+    return [*lines, f"run: {trainer.default_root_dir}, {trainer.max_steps} steps{told}{resumed}"]
+
+
+def epochs_told(found: dict[str, float]) -> str:
+    """Say how many epochs the steps of a run are; sources that are read equally often are told together."""
+    counts = {name: f"{count:,.2f}" if count < 10 else f"{count:,.0f}" for name, count in found.items()}
+    if len(set(counts.values())) == 1:
+        counts = {"": next(iter(counts.values()))}
+    told = [f"{count} epochs{f' of {name}' if name else ''}" for name, count in counts.items()]
+    return f" = {', '.join(told)}" if told else ""
 
 
 def _name(module: LightningModule) -> str:

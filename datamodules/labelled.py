@@ -264,9 +264,11 @@ class LabelledText(TextDataModule):
             lines += told(self.read[split], split)
         if "val" not in self.splits:
             lines.append("val: none, so nothing is validated; name data.validation_source")
-        if "train" in self.splits:
-            lines.append(f"an epoch has {len(self.splits['train']) / self.global_batch_size:.1f} steps")
         return lines
+
+    def epochs(self, steps: int) -> dict[str, float]:
+        """Divide what the steps take by the examples that there are."""
+        return {"": steps * self.global_batch_size / len(self.splits["train"])}
 
     def is_special(self) -> NDArray[np.bool_]:
         """Marks the ids that stand for no text."""

@@ -181,6 +181,13 @@ class TextPairs(TextDataModule):
             lines.append("val: none, so nothing is validated; name sets in data.validation")
         return lines
 
+    def epochs(self, steps: int) -> dict[str, float]:
+        """Divide what each source's share of the steps takes by its pairs."""
+        turns = quotas([part.weight for part in self.parts])
+        taken = steps * self.global_batch_size * turns / turns.sum()
+        found = {part.name: float(share) / len(part) for part, share in zip(self.parts, taken, strict=True)}
+        return found if len(found) > 1 else {"": next(iter(found.values()))}
+
     def is_special(self) -> NDArray[np.bool_]:
         """Mark the ids that stand for no text."""
         marked = np.zeros(len(self.tokenizer), bool)

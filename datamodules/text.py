@@ -147,6 +147,12 @@ class TextCorpus(TextDataModule):
             lines += told(accounts[split], split)
         return lines
 
+    def epochs(self, steps: int) -> dict[str, float]:
+        """Divide what the steps take by the examples that there are; of a stream that is not known."""
+        if self.preparation.streaming:
+            return {}
+        return {"": steps * self.global_batch_size / len(self.example_source("train"))}
+
     def example_source(self, split: str) -> ExampleSource:
         """Give the examples of a split.
 

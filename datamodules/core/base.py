@@ -58,6 +58,13 @@ class TextDataModule(LightningDataModule):
         """Write the accounts as plain values."""
         return {name: account.as_dict() for name, account in self.accounts().items()}
 
+    def epochs(self, steps: int) -> dict[str, float]:
+        """Tell how many times so many steps go through the training data, by source; one without a name is all of it.
+
+        Nothing where that is not known.
+        """
+        return {}
+
     @property
     def vocab_size(self) -> int:
         """Number of ids, added tokens included."""

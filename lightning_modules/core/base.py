@@ -51,7 +51,8 @@ class Method(LightningModule):
         self.init_from: str | None = None  # weights to start from: run folder, Hugging Face folder or hub name
         self.block_options = BlockOptions()  # set by the launcher from the trainer's options
         self.goes_on = False  # set by the launcher: the weights come from a checkpoint of the run itself
-        self.logged: dict[str, float] = {}  # the values of the newest logged step, for the progress line
+        self.logged: dict[str, float] = {}  # the newest values that were measured, for the progress line
+        self.logged_step = 0  # the step that they are of
         self.step_ended = 0.0
         self._evaluation = Totals()
         self.divergence = Divergence()
@@ -150,11 +151,18 @@ class Method(LightningModule):
         """Make one update from the rank's micro-batches of one global batch."""
         self.readings.settle(self.under_way)
         counts = self.readings.exchange(self._own_counts(micro_batches))
-        logs = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
-        totals, shares = self.learn(micro_batches, counts, logs)
-        self._update(totals if logs else None, micro_batches)
+        measures = self._measures(self.trainer.global_step + 1)
+        totals, shares = self.learn(micro_batches, counts, measures)
+        self._update(totals if measures else None, micro_batches)
         if self.divergence.spike_factor is not None:
             self.readings.add_loss(shares, micro_batches)
+
+    def _logs(self, step: int) -> bool:
+        return step % self.trainer.log_every_n_steps == 0
+
+    def _measures(self, step: int) -> bool:
+        """Tell whether the values of a step are measured: where they are logged, and for a person at both ends."""
+        return self._logs(step) or not self.logged or step == self.trainer.max_steps
 
     def learn(
         self, micro_batches: list[TextBatch], counts: dict[str, Tensor | float], logs: bool
@@ -204,7 +212,9 @@ class Method(LightningModule):
         totals.reduce(self.device)
         values = {**totals.means(), **self.summarise(totals.statistics())}
         self.logged = {f"train/{name}": value for name, value in values.items()} | more
-        self.log_values(self.logged)
+        self.logged_step = self.trainer.global_step
+        if self._logs(self.logged_step):  # the first step of an attempt is not: a run that was stopped has equal logs
+            self.log_values(self.logged)
 
     @property
     def under_way(self) -> int:

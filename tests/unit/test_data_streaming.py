@@ -120,6 +120,7 @@ def test_what_streaming_prepares_and_tells(folder: Path, tmp_path: Path) -> None
         cache_dir=str(tmp_path),
     )
     data.setup()
+    assert data.epochs(100) == {}, "how much there is, is not known"
     assert set(data.corpora) == {"val"} and data.describe()[1] == f"train: streamed from {folder}, windows of 32"
     assert data.describe()[2] == "train: 3 files read; passed over: 1 of another kind (notes.md)"
     assert len(data.fingerprint) == 32 and sum(1 for _ in data.val_dataloader()) > 0

@@ -106,6 +106,7 @@ def test_embedded_corpus_end_to_end(cache: str) -> None:
     lines = data.describe()
     assert lines[0].endswith("(trained), 400 tokens")
     assert [*dict.fromkeys(line.split(":")[0] for line in lines)][:4] == ["tokenizer", "train", "val", "test"]
+    assert data.epochs(100) == {"": 100 * 8 / len(data.example_source("train"))}
     assert "columns read: 'text'; not read: 'title' (in 309 records), 'topic' (in 309 records)" in " ".join(lines)
 
 

@@ -133,6 +133,11 @@ def test_words_are_classes_in_alphabetical_order_and_numbers_in_theirs(tmp_path,
         assert data(tokenizer_folder, jsonl(tmp_path / "a.jsonl", rows)).label_names == names
 
 
+def test_epochs_are_counted_in_steps(tmp_path, tokenizer_folder):
+    made = data(tokenizer_folder, jsonl(tmp_path / "a.jsonl", ROWS))
+    assert made.epochs(10) == {"": 10 * made.global_batch_size / len(ROWS)}
+
+
 def test_a_run_without_validation_is_told_so(tmp_path, tokenizer_folder):
     source = jsonl(tmp_path / "a.jsonl", ROWS)
     line = "val: none, so nothing is validated; name data.validation_source"

@@ -165,6 +165,8 @@ def test_every_batch_of_a_mixture_has_one_source(tmp_path: Path) -> None:
     triplets = [pair for step in steps if step[0]["source"] == "triplets" for b in step for pair in texts_of(b, made)]
     assert sorted(triplets[:40]) == sorted(tuple(row.values()) for row in TRIPLETS), "an epoch of a source of its own"
     assert "train: triplets, 75.0% of the steps: 40 pairs (anchor, positive, negative); " in "\n".join(made.describe())
+    batch = made.global_batch_size
+    assert made.epochs(16) == {"sts": 4 * batch / 30, "triplets": 12 * batch / 40}
 
 
 def test_without_weights_sources_come_in_proportion_to_their_pairs(tmp_path: Path) -> None:

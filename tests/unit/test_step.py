@@ -53,13 +53,12 @@ def train(method: Method, sizes: list[int], steps: int = 3, folder: str = ".", *
         accelerator="cpu",
         max_steps=steps,
         max_epochs=-1,
-        log_every_n_steps=1,
         logger=[JsonLines(folder)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
-        **options,
+        **{"log_every_n_steps": 1, **options},
     )
     trainer.fit(method, Steps(sizes, steps))
     return trainer
