@@ -69,3 +69,22 @@ def test_one_of_before_that_names_no_run_is_taken_with_a_line(run: Path, tmp_pat
         reseal(manifest.parent, "trainer.pt")
     said = train(copy, 1, "--config", TOY, "--trainer.max_steps=6")
     assert "does not say of which run it is, as checkpoints of before" in said and "going on after step 4" in said
+
+
+def test_one_of_a_run_on_other_data_is_refused(tmp_path: Path) -> None:
+    """Its seed and sizes are the same, so that only the data tells them apart."""
+
+    def fit(name: str, steps: int, code: int = 0) -> str:
+        source = ["--config", "configs/finetune/debug.yaml", f"--data.source={tmp_path / name}.csv"]
+        place = [f"--data.cache_dir={tmp_path / 'cache'}", "--callbacks.validation=null"]
+        return train(tmp_path / name, 1, *source, *place, f"--trainer.max_steps={steps}", code=code)
+
+    for name in ("mine", "other"):
+        rows = "".join(f"{name} word {row},{row % 2}\n" for row in range(32))
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + rows)
+        fit(name, 2)
+    step = Path("checkpoints/step_00000002")
+    shutil.rmtree(tmp_path / "mine" / step)
+    shutil.copytree(tmp_path / "other" / step, tmp_path / "mine" / step)
+    said = fit("mine", 4, code=1)
+    assert f"the run whose checkpoint {tmp_path / 'mine' / step} is began with" in said and "Traceback" not in said
