@@ -22,7 +22,9 @@ from lightning_modules.core.divergence import Divergence
 from lightning_modules.core.keyed import mix, seed_generators
 from lightning_modules.core.optim import build_optimizer, parameter_groups, set_rates
 from lightning_modules.core.readings import Readings
+from lightning_modules.core.same_tokenizer import same_tokenizer
 from lightning_modules.core.schedules import schedule
+from lightning_modules.core.source_files import tokenizer_of
 from lightning_modules.core.step import GradientWatch, backward, passes, update
 from lightning_modules.core.terms import LossTerms, Totals
 from lightning_modules.core.warm_start import checkpoint_of, load_weights
@@ -135,6 +137,7 @@ class Method(LightningModule):
         checkpoint = checkpoint_of(source)
         if checkpoint is None:
             raise CheckpointError(f"model.init_from = {source}: is not the folder of a run")
+        same_tokenizer(self.trainer.datamodule.tokenizer, tokenizer_of(source), source)
         load_weights(self, read_weights(checkpoint), source)
 
     def decay_groups(self) -> list[dict]:

@@ -17,7 +17,7 @@ from lightning_modules.core.same_tokenizer import same_tokenizer
 from lightning_modules.core.sentence_form import Form, keep, kept
 from lightning_modules.core.sentence_reading import MODULES, read, read_head
 from lightning_modules.core.sizes import check_size
-from lightning_modules.core.source_files import sentence_files, weights_folder
+from lightning_modules.core.source_files import sentence_files, tokenizer_of, weights_folder
 from lightning_modules.core.warm_start import checkpoint_of, load_weights, read_pretrained, readable
 
 ENCODER = "encoder"  # in a run's folder: how the encoder that was taken from elsewhere is built
@@ -76,7 +76,7 @@ def encoder_config(
         source: where it lies.
         tokenizer: what texts are read with.
         families: the ones that can be taken; by default any.
-        is_its_own: the tokenizer was opened there, and need not be compared.
+        is_its_own: the tokenizer needs no comparison: it was opened there, or the source is what a run has kept.
 
     Raises:
         CheckpointError: there is none, it is of another family, or it has another vocabulary than the data.
@@ -90,7 +90,7 @@ def encoder_config(
     heads, width = (getattr(config, name, 1) or 1 for name in ("num_attention_heads", "hidden_size"))
     if not hasattr(config, "head_dim") and width % heads:
         raise CheckpointError(f"model.init_from = {source}: its width {width} cannot be shared by {heads} heads")
-    if not is_its_own and Path(source).name != ENCODER:  # what a run has kept has no tokenizer beside it
+    if not is_its_own:
         same_tokenizer(tokenizer, tokenizer_of(source), source)
     if len(tokenizer) > config.vocab_size:
         raise CheckpointError(
@@ -113,12 +113,6 @@ def _config_of_run(run: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedC
         with readable(str(run / ENCODER)):
             return AutoConfig.from_pretrained(run / ENCODER, trust_remote_code=False)
     return method_of_run(run).encoder_config(tokenizer)
-
-
-def tokenizer_of(source: str) -> str:
-    """Return the folder or hub name with the tokenizer of a source."""
-    checkpoint = checkpoint_of(source)
-    return weights_folder(source) if checkpoint is None else str(checkpoint.parents[1] / "tokenizer")
 
 
 def form_of(source: str, drop: Collection[str] = ()) -> Form | None:

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.core.packaged import shipped
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.sentence_reading import MODULES, network_folder
+from lightning_modules.core.warm_start import checkpoint_of
 
 # of a hub name, what a folder of sentence-transformers holds besides the network and the tokenizer of the usual layout
 SMALL = [MODULES, "config_sentence_transformers.json", "sentence_*_config.json", "[0-9]_*/*"]
@@ -32,6 +33,12 @@ def weights_folder(source: str) -> str:
         return source
     network = network_folder(folder)
     return source if network == folder else str(network)
+
+
+def tokenizer_of(source: str) -> str:
+    """Return the folder or hub name with the tokenizer of a source."""
+    checkpoint = checkpoint_of(source)
+    return weights_folder(source) if checkpoint is None else str(checkpoint.parents[1] / "tokenizer")
 
 
 def packaged(source: str) -> str:

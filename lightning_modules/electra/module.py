@@ -15,9 +15,9 @@ from lightning_modules.core.masking import Slots, draw_slots, slot_counts
 from lightning_modules.core.precision import widened
 from lightning_modules.core.sizes import check_size
 from lightning_modules.core.terms import LossTerms
-from lightning_modules.core.warm_start import checkpoint_of, load_pretrained
 from lightning_modules.core.weights import initialise
 from lightning_modules.electra import modeling, objective
+from lightning_modules.electra.start import warm_start
 
 PLACES, MASKS, SAMPLES = 0, 1, 2  # streams of randomness inside a sequence
 
@@ -66,6 +66,7 @@ class Electra(Method):
         warmup_steps: Steps of linear warm-up.
         clip_norm: Largest norm of the whole gradient; 0 for no limit.
         init_from: Run folder, Hugging Face folder or hub name whose weights to start from.
+        init_generator_from: Folder or hub name of the generator, where init_from is a discriminator alone.
     """
 
     encoder_prefixes = ("model.discriminator.network.electra.", "model.network.electra.")  # of detection, of masking
@@ -102,6 +103,7 @@ class Electra(Method):
         warmup_steps: int = 10000,
         clip_norm: float = 1.0,
         init_from: str | None = None,
+        init_generator_from: str | None = None,
     ) -> None:
         super().__init__()
         self.optimization(optimizer, learning_rate, weight_decay, adam_epsilon, schedule, warmup_steps, clip_norm)
@@ -116,7 +118,7 @@ class Electra(Method):
         self.with_replacement = masking == "with_replacement"
         self.sampler, self.temperature, self.disallow_correct = sampler, temperature, disallow_correct
         self.generator_weight, self.discriminator_weight = generator_weight, discriminator_weight
-        self.init_from = init_from
+        self.init_from, self.init_generator_from = init_from, init_generator_from
 
     def encoder_config(self, tokenizer: PreTrainedTokenizerBase) -> ElectraConfig:
         """Return the Hugging Face configuration of the encoder that is trained."""
@@ -256,16 +258,7 @@ class Electra(Method):
 
     def warm_start(self, source: str) -> None:
         """Start from a run, from what `export` wrote, or from a discriminator (a masked language model for `mlm`)."""
-        if checkpoint_of(source) is not None:
-            super().warm_start(source)
-        elif self.task == "mlm":
-            load_pretrained(self.model.network, source)
-        elif Path(source, "discriminator").is_dir():
-            load_pretrained(self.model.discriminator.network, str(Path(source, "discriminator")))
-            if self.model.generator is not None:
-                load_pretrained(self.model.generator.network, str(Path(source, "generator")))
-        else:
-            load_pretrained(self.model.discriminator.network, source)
+        warm_start(self, source)
 
     def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write `discriminator` and `generator`, or the masked language model itself, as Hugging Face folders."""

@@ -54,8 +54,18 @@ def not_negative(number: float) -> str | None:
     return None if 0 <= number < math.inf else "must be finite and not negative"
 
 
+def generator_is_read(source: str | None, init_from: str | None, generator: str, task: str) -> str | None:
+    """A generator that is named is one that is trained, beside a discriminator that is named too."""
+    if source is None:
+        return None
+    if task == "mlm" or generator != "trained":
+        return "no generator is trained; leave it out"
+    return None if init_from else "needs the discriminator in model.init_from"
+
+
 RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [
     (("model.hidden_size", "model.num_heads"), heads_divide),
+    (("model.init_generator_from", "model.init_from", "model.generator", "model.task"), generator_is_read),
     (
         ("model.generator_width", "model.hidden_size", "model.num_heads", "model.generator", "model.task"),
         generator_fits,

@@ -130,7 +130,7 @@ class Finetune(TakesEncoder, Method):
             config = self.untrained.config(tokenizer)
             check_size(config, "model.untrained")
         else:
-            config = encoder_config(self.shape_from, tokenizer, modeling.FAMILIES)
+            config = encoder_config(self.shape_from, tokenizer, modeling.FAMILIES, self.shape_from != self.init_from)
         longest = config.max_position_embeddings
         if sequence_length > longest:
             raise CheckpointError(f"data.sequence_length = {sequence_length}: the encoder has {longest} positions")

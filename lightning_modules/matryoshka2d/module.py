@@ -146,7 +146,7 @@ class Matryoshka2d(TakesEncoder, WholeBatchMethod):
             config = self.untrained.config(tokenizer)
             check_size(config, "model.untrained")
             return config
-        return encoder_config(self.shape_from, tokenizer)
+        return encoder_config(self.shape_from, tokenizer, is_its_own=self.shape_from != self.init_from)
 
     def form_for(self, config: PreTrainedConfig) -> Form:
         """Return how vectors are made of an encoder's tokens: as a run has kept it, else as its source says.

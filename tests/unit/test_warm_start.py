@@ -6,6 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from datamodules.core.wordpiece import load
+from launch.config import resolve
+from launch.config.errors import ConfigError
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.encoder_sources import encoder_config, load_encoder
 from lightning_modules.core.encoders import Encoder
@@ -46,6 +48,46 @@ def test_starts_from_a_discriminator_alone(tmp_path):
     assert torch.equal(fresh.model.generator.network.generator_predictions.dense.weight, kept)
     state, wanted = (m.model.discriminator.network.state_dict() for m in (fresh, trained))
     assert all(torch.equal(state[name], wanted[name]) for name in wanted)
+
+
+def test_a_generator_that_begins_fresh_is_said_and_one_that_is_named_is_taken(tmp_path):
+    trained, fresh = electra(1), electra(2)
+    trained.export(tmp_path / "hf", word_tokenizer())
+    alone, generator = str(tmp_path / "hf" / "discriminator"), str(tmp_path / "hf" / "generator")
+    told = (
+        r"is a discriminator alone; the generator begins with fresh weights, but for the embeddings .*init_generator_f"
+    )
+    with pytest.warns(UserWarning, match=told):
+        fresh.warm_start(alone)
+    both = electra(2, init_generator_from=generator)
+    both.warm_start(alone)
+    assert same(trained, both)
+    both.init_generator_from = str(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"^model\.init_generator_from = .*nowhere: there is no such folder"):
+        both.warm_start(alone)
+    both.init_generator_from = generator
+    with pytest.raises(CheckpointError, match=r"^model\.init_generator_from = .*hf brings a generator; leave one out"):
+        both.warm_start(str(tmp_path / "hf"))
+    (tmp_path / "hf" / "generator").rename(tmp_path / "moved")
+    both.init_generator_from = str(tmp_path / "moved")
+    both.warm_start(str(tmp_path / "hf"))
+    assert same(trained, both)
+
+
+@pytest.mark.parametrize("tying", ["embeddings", "all", "none"])
+def test_a_generator_with_other_shared_weights_is_refused(tying, tmp_path):
+    sizes = {"generator_width": 1.0} if tying == "all" else {}
+    ours, other = electra(1, tying=tying, **sizes), electra(3, tying=tying, **sizes)
+    ours.export(tmp_path / "ours", word_tokenizer())
+    other.export(tmp_path / "other", word_tokenizer())
+    fresh = electra(2, tying=tying, init_generator_from=str(tmp_path / "other" / "generator"), **sizes)
+    if tying == "none":
+        fresh.warm_start(str(tmp_path / "ours" / "discriminator"))
+        found, wanted = (it.model.generator.network.state_dict() for it in (fresh, other))
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        return
+    with pytest.raises(CheckpointError, match=r"has another electra\..* than .*, and model.tying = \w+ shares it"):
+        fresh.warm_start(str(tmp_path / "ours" / "discriminator"))
 
 
 def test_a_masked_language_model_starts_from_one(tmp_path):
@@ -150,3 +192,17 @@ def test_the_encoder_of_a_run_must_be_of_a_known_family_too(tmp_path):
     assert encoder_config(str(run), tokenizer, ("electra", "bert")).model_type == "bert"
     with pytest.raises(CheckpointError, match="is of the family bert; give one of electra"):
         encoder_config(str(run), tokenizer, ("electra",))
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ([], "needs the discriminator in model.init_from"),
+        (["--model.init_from", "x", "--model.task", "mlm"], "no generator is trained; leave it out"),
+        (["--model.init_from", "x", "--model.generator", "uniform"], "no generator is trained; leave it out"),
+    ],
+)
+def test_a_generator_that_would_not_be_read_is_refused(more, problem):
+    words = ["--config", "configs/electra/debug.yaml", "--model.init_generator_from", "g", *more]
+    with pytest.raises(ConfigError, match=rf"^model.init_generator_from = g \(.*\): {problem}"):
+        resolve(words)
