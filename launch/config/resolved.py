@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.config import overlay
+from launch.config.brought import lay_tokenizer
 from launch.config.callbacks import idle_callbacks
 from launch.config.check import Check, complete
 from launch.config.defaults import start_table
@@ -123,6 +124,7 @@ def resolve(words: list[str], command: str = "config", tasks: Tasks | None = Non
         raise ConfigError(problem)
     of_job = lay_tasks(found, tasks, stored_files(words)) if tasks else []
     parts = Parts(found)
+    lay_tokenizer(found, parts)
     check = Check(found, parts)
     problems = [*of_job, *check.problems]
     if command == "fit" and ("trainer", "max_steps") not in found:
