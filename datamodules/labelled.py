@@ -103,7 +103,7 @@ class LabelledText(TextDataModule):
         self.preparation = Preparation(
             tokenizer=tokenizer,
             sources={"train": EMBEDDED if made else source, "val": None, "test": None},
-            reading={"text_field": text_field},
+            reading={"text_field": text_field, "can_skip": False, "quotes_join": quotes_join},
             validation_fraction=0.0,
             streaming=False,
             recipe={"examples": "documents", "sentences": "line", "sequence_length": sequence_length},

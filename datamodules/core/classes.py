@@ -34,6 +34,10 @@ class ClassName(str):
         return made
 
 
+class Nameless(int):
+    """The number of a class that the data set has no name for."""
+
+
 def is_missing(value: Any) -> bool:
     """Say whether a value stands for no label: null, NaN, an empty text, or how tables and SNLI write it."""
     if isinstance(value, str):
@@ -78,6 +82,8 @@ class Naming:
         if not self.any_word and (is_missing(value) or name == NO_LABEL):
             allowed = ", or, if it is a class, set data.accept to [labels]" if name else ""
             raise DataError(f"{place}: {field!r} = {value!r:.60} is a missing label; leave the record out{allowed}")
+        if isinstance(value, Nameless):
+            raise DataError(f"{place}: {field!r} = {value} has no name among those of the data set; correct it")
         if not name or OTHER_NUMBER.fullmatch(name):
             raise DataError(f"{place}: {field!r} = {value!r:.60} names no class; give a word or a whole number")
         return name
@@ -158,8 +164,8 @@ def named(names: Iterable[str]) -> list[ClassName]:
 
 
 def with_names(row: dict[str, Any], columns: dict[str, list[ClassName]]) -> dict[str, Any]:
-    """Put names in the place of numbers; -1, which stands for no label, and what has no name stays."""
+    """Put names in the place of numbers; -1, which stands for no label, stays."""
     for column, names in columns.items():
-        if isinstance(number := row[column], int) and 0 <= number < len(names):
-            row[column] = names[number]
+        if isinstance(number := row[column], int) and number >= 0:
+            row[column] = names[number] if number < len(names) else Nameless(number)
     return row

@@ -248,9 +248,9 @@ def readable(path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"{path}: is no regular file; copy the text into one")
     if format_of(path) is None:
-        raise DataError(
-            f"{path}: files ending in {path.suffix or 'nothing'!r} are not supported; convert to {endings()}"
-        )
+        kinds = f"files ending in {path.suffix!r}" if path.suffix else "files without an ending"
+        inside = f" that hold one of {kind_of(path)!r}" * (path.suffix.lower() == ".zip")
+        raise DataError(f"{path}: {kinds}{inside} are not supported; convert to {endings()}")
     return path
 
 

@@ -59,6 +59,8 @@ class Fields:
         value = present(record, self.label, "label_field", place)
         if self.labels == "numbers":
             return number_of(value.number if isinstance(value, ClassName) else value, self.label, place)
+        if isinstance(value, str) and (problem := half_pair(value)):
+            raise DataError(f"{place}: {problem}; write the label as UTF-8 without escapes")
         return self.naming.read(value, self.label, place)
 
 

@@ -191,6 +191,8 @@ def look(path: Path, head: bytes) -> None:
     elif kind := next((ending for magic, ending in MAGIC.items() if head.startswith(magic)), None):
         office = " (or one of an office program, to be saved as csv)" if kind == ".zip" else ""
         problem = f"is a {kind} file{office} by its first bytes; give its name that ending"
+    elif head.startswith(b"%PDF-"):
+        problem = "is a PDF file; save its text as txt, and give that"
     elif len(head) > 40 and head.count(0, 0, 2000) > min(len(head), 2000) // 3:
         problem = "is UTF-16 without a mark, or no text; convert it, as by iconv -f UTF-16LE -t UTF-8"
     elif b"\r" in head.rstrip() and b"\n" not in head:

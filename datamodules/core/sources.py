@@ -62,12 +62,13 @@ class Source:
     text_field: str = "text"
     bounds: Bounds = "blank_line"
     skip_bad: bool = False
+    can_skip: bool = True
     quotes_join: bool = False
     share: tuple[float, float] = (0.0, 1.0)
 
     def records(self) -> Records:
         """Make a reader's settings, with a count of bad records of its own."""
-        return Records(self.text_field, self.bounds, self.skip_bad, quotes_join=self.quotes_join)
+        return Records(self.text_field, self.bounds, self.skip_bad, self.can_skip, self.quotes_join)
 
     def pieces(self) -> list[Piece]:
         """Cut the files into pieces of about equal size, a pure function of the files."""
