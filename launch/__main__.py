@@ -36,6 +36,9 @@ def main(words: list[str]) -> int:
         print("error: the working directory is gone; go to one that is there", file=sys.stderr)
         return 1
     command, rest = (words[0], words[1:]) if words else ("--help", [])
+    if command in ("-V", "--version"):
+        print(f"tokamak {version()}")
+        return 0
     if command in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -79,6 +82,16 @@ def dispatch(command: str, words: list[str]) -> int:
         return 1
 
 
+def version() -> str:
+    """Return the version that is installed, or say that none is."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("tokamak")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
 def usage() -> str:
     """Return the list of commands."""
     width = max(map(len, COMMANDS)) + 2
@@ -94,5 +107,10 @@ def usage() -> str:
     )
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Be the command `tokamak`, which is what `python -m launch` is."""
     run_and_exit(main)
+
+
+if __name__ == "__main__":
+    command()
