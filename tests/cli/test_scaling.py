@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cli.launching import errors, launch, light
+from tests.cli.launching import ROOT, errors, launch, light
 
 DEBUG = ["--config", "configs/electra/debug.yaml"]
 
@@ -41,3 +41,12 @@ def test_mistakes_are_told_without_torch(words: list[str], complaint: str) -> No
 def test_a_batch_that_cannot_be_cut_is_refused() -> None:
     (line,) = errors(launch("scaling", *DEBUG, "--nodes", "3"))
     assert line.startswith("--nodes: data.global_batch_size = 8 cannot be cut into 24 equal parts; give --data.global")
+
+
+def test_the_page_has_what_the_command_prints() -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    (command,) = [line.strip() for line in page.splitlines() if line.startswith("    python -m launch scaling")]
+    done = launch(*command.split()[3:])
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.split("\n\n")[1]
+    assert table in page
