@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-EVERY_SECONDS = 5.0
+FIRST_SECONDS, EVERY_SECONDS = 2.0, 5.0
 
 T = TypeVar("T")
 Advance = Callable[[int], object]
@@ -22,7 +22,7 @@ def progress(label: str, total: int | None, unit: str, count: Callable[[], int] 
     Args:
         label: what is done.
         total: how many units there are, if that is known.
-        unit: what is counted, in the plural.
+        unit: what is counted, in the plural; "" where nothing can be.
         count: tells how many documents have been read by all processes, for work whose units take long.
     """
     if sys.stderr.isatty():
@@ -35,7 +35,9 @@ def progress(label: str, total: int | None, unit: str, count: Callable[[], int] 
         done[0] += units
 
     def tell() -> None:
-        while not ended.wait(EVERY_SECONDS):
+        wait = min(FIRST_SECONDS, EVERY_SECONDS)
+        while not ended.wait(wait):
+            wait = EVERY_SECONDS
             print(line(label, done[0], total, unit, count, time.monotonic() - start), file=sys.stderr, flush=True)
 
     threading.Thread(target=tell, daemon=True).start()
@@ -56,5 +58,6 @@ def shown(items: Iterable[T], label: str, unit: str, total: int | None = None) -
 def line(label: str, done: int, total: int | None, unit: str, count: Callable[[], int] | None, seconds: float) -> str:
     """Write one line of progress."""
     of = "" if total is None else f" of {total:,}"
-    read = f", {count():,} documents" if count else ""
-    return f"{label}: {done:,}{of} {unit}{read}, {seconds:.0f} s"
+    counted = f"{done:,}{of} {unit}, " if unit else ""
+    read = f"{count():,} documents, " if count else ""
+    return f"{label}: {counted}{read}{seconds:.0f} s"

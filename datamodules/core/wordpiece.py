@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from datamodules.core.errors import DataError
 from datamodules.core.lines import skipped
 from datamodules.core.packaged import shipped
+from datamodules.core.progress import progress, shown
 from datamodules.core.publishing import beside, sync, write_atomically
 from datamodules.core.sources import Source
 
@@ -145,7 +146,7 @@ def train(source: Source, options: WordPieceTraining, folder: Path) -> None:
 
     alphabet: Counter[str] = Counter()
     records, has_long_words = source.records(), False
-    for text in source.texts(records):
+    for text in shown(source.texts(records), "reading text for the tokenizer", "documents"):
         alphabet.update(text)
         has_long_words = has_long_words or LONG_WORD.search(text) is not None
     if not alphabet:
@@ -153,7 +154,8 @@ def train(source: Source, options: WordPieceTraining, folder: Path) -> None:
         raise DataError(f"{source.files[0]}: no document to train a tokenizer on{bad}; give a source with text")
     counts = folded(alphabet, options.lowercase)
     letters = alphabet_of(counts, options.vocab_size)
-    vocabulary = train_wordpiece(source.texts(), letters, options)
+    with progress("training the tokenizer", None, ""):
+        vocabulary = train_wordpiece(source.texts(), letters, options)
     tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=options.lowercase)
     if has_long_words:  # transformers' class for BERT would set the bound of 100 again
         tokenizer.backend_tokenizer.model.max_input_chars_per_word = LONGEST_WORD
