@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,13 +63,24 @@ def json_lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def hear_hangups() -> None:
+    """Start a process that hears SIGHUP, also where nohup has started the tests."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Live:
     """A command line that goes on while the test looks at it."""
 
     def __init__(self, *words: str, **more: str) -> None:
         command = [sys.executable, "-m", "launch", *words]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            env=environment(**more),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=hear_hangups,
         )
         self.seen: list[str] = []
 

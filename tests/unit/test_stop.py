@@ -115,6 +115,7 @@ HANGUP = """
 import os, pty, signal, sys, time
 child, terminal = pty.fork()
 if child == 0:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where nohup has started the tests
     from lightning_modules.core import stop
     stop.install()
     print("ready", flush=True)
