@@ -53,9 +53,7 @@ def check_environment(strategy: str) -> None:
             raise ConfigError(f"{name} = {value!r} (environment): expected a whole number; unset it")
     port = os.environ.get("MASTER_PORT", "")
     if port and not (is_whole(port) and 0 < int(port) < 2**16):
-        raise ConfigError(
-            f"MASTER_PORT = {port!r} (environment): expected a port, from 1 to 65535; correct or unset it"
-        )
+        raise ConfigError(f"MASTER_PORT = {port!r} (environment): expected a number from 1 to 65535; unset it")
     if strategy != "single":
         return
     for name in RANKS.values():

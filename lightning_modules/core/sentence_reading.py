@@ -92,7 +92,9 @@ def network_folder(folder: Path) -> Path:
     try:
         first = _json(folder / MODULES)[0]
         if _kind(first) not in NETWORKS:
-            raise CheckpointError(f"{folder}: begins with {first['type']}, which is no network of transformers")
+            raise CheckpointError(
+                f"{folder}: begins with {first['type']}, which is no network of transformers; give another"
+            )
         return folder / first["path"]
     except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or repr(error)
@@ -135,6 +137,11 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{folder.parent}: the weights of {folder.name} cannot be read ({reason})") from error
 
 
+def _width(network: Path) -> int | None:
+    """Return how wide a network says that it is, None where it says it otherwise."""
+    return _json(network / "config.json").get("hidden_size") if (network / "config.json").is_file() else None
+
+
 class _Reader:
     """One folder, and the names in `drop` of which nothing was met yet."""
 
@@ -161,6 +168,9 @@ class _Reader:
         normalize = False
         while head and head[-1].kind == "Normalize":
             normalize = bool(head.pop())
+        gives = _width(network_folder(self.folder))
+        if gives not in (None, width):
+            raise CheckpointError(f"{self.folder}: its network gives vectors of width {gives}, Pooling says {width}")
         width *= 1 if isinstance(poolers, str) else len(poolers)
         dim = width_after(width, tuple(head))
         if head and _is_cut(head[-1], self.folder):

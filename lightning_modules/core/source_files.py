@@ -31,7 +31,10 @@ def weights_folder(source: str) -> str:
     folder = sentence_files(source)
     if folder is None:
         return source
-    network = network_folder(folder)
+    try:
+        network = network_folder(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"model.init_from = {source}: {str(error).removeprefix(f'{folder}: ')}") from error
     return source if network == folder else str(network)
 
 

@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -39,6 +39,22 @@ UNREADABLE = (
     *(pickle.UnpicklingError, SafetensorError, StrictDataclassError),
 )
 
+REASONS = {  # what transformers and torch say, and what it comes to
+    "Weights only load failed": "its weights are a pickle that carries code, which is never run; save safetensors",
+    "contains custom code": "it is built by code of its own, which is never run; give a model that transformers knows",
+    "ignore_mismatched_sizes": "its weights have other shapes than its config.json says; give what belongs together",
+}
+POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def _is_pointer(folder: Path) -> bool:
+    """Say whether weights in a folder are pointers of git-lfs, in place of the files."""
+    for file in [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        with suppress(OSError), file.open("rb") as stream:
+            if stream.read(len(POINTER)) == POINTER:
+                return True
+    return False
+
 
 @contextmanager
 def readable(source: str) -> Iterator[None]:
@@ -56,7 +72,9 @@ def readable(source: str) -> Iterator[None]:
         with unpartitioned():
             yield
     except UNREADABLE as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = next((ours for theirs, ours in REASONS.items() if theirs in str(error)), None)
+        reason = reason or " ".join(str(error).split())[:200] or type(error).__name__
+        reason = "its weights are a git-lfs pointer; fetch them by `git lfs pull`" if _is_pointer(path) else reason
         raise CheckpointError(
             f"model.init_from = {source}: no run, folder or hub model can be read there: {reason}"
         ) from error

@@ -4,12 +4,14 @@ import re
 
 from tests.bad.configurations import COMMANDS, ENVIRONMENT, FILES, FLAGS, VALUES
 from tests.bad.data import FOLDERS, LABELLED, PAIRED, SETS, TEXT
+from tests.bad.folders import RUNS
+from tests.bad.models import MODELS
 from tests.cli.launching import ROOT
 
 KINDS = {
     "configuration files": FILES, "values of options": VALUES, "flags": FLAGS, "commands": COMMANDS,
     "the environment": ENVIRONMENT, "files of text": TEXT, "folders of text": FOLDERS, "labelled data": LABELLED,
-    "pairs": PAIRED, "sets to judge by": SETS,
+    "pairs": PAIRED, "sets to judge by": SETS, "models to begin with": MODELS, "folders of runs": RUNS,
 }  # fmt: skip
 
 
