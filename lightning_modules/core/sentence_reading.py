@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,10 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _width(network: Path) -> int | None:
-    """Return how wide a network says that it is, None where it says it otherwise."""
-    return _json(network / "config.json").get("hidden_size") if (network / "config.json").is_file() else None
+    """Return how wide a network says that it is; None where it says it otherwise, or its reader has to refuse it."""
+    with suppress(OSError, ValueError, AttributeError):
+        return _json(network / "config.json").get("hidden_size")
+    return None
 
 
 class _Reader:
