@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import time
+from abc import abstractmethod
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -54,17 +55,17 @@ class Tracker(Logger):
 
     # What a service gives
 
+    @abstractmethod
     def begin(self, name: str, known: str | None) -> str:
         """Open the run of that name, or go on with a known one; returns what the service calls it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self, papers: Papers, step: int) -> None:
         """Hand over configuration and command."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send(self, lines: Iterable[Line]) -> None:
         """Hand over the values of some steps."""
-        raise NotImplementedError
 
     def end(self, status: str) -> None:
         """Close the run."""

@@ -24,7 +24,7 @@ from datamodules.core.made_tasks import MADE, check_name, make_examples, refuse_
 from datamodules.core.order import sample_at
 from datamodules.core.preparation import Preparation, cache_folder
 from datamodules.core.publishing import write_atomically
-from datamodules.core.sources import EMBEDDED, find, has_part
+from datamodules.core.sources import EMBEDDED, has_part
 from datamodules.core.wordpiece import TokenizerOptions
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class LabelledText(TextDataModule):
     def source_of(self, split: str) -> str | None:
         """Give the source of a split: the one that is named, or the folder of the training part that has one for it."""
         name, train = self.sources[split], self.sources["train"]
-        return train if name is None and split != "train" and has_part(train, split) else name
+        return train if name is None and split != "train" and has_part(train, split, self.preparation.found) else name
 
     def learn_names(self, wanted: list[str]) -> dict[str, list[Example]]:
         """Learn the names of the classes: of a run that has begun its own, else those of the training examples.
@@ -209,7 +209,7 @@ class LabelledText(TextDataModule):
                 [example._replace(label=None) for example in made] if split == "predict" else self.chosen(split, made)
             )
         fields = replace(self.fields, label=None) if split == "predict" else self.fields
-        found = find(name, split)
+        found = self.preparation.found(name, split)
         if self.sources[split] is None:
             found.serve(name)
         account.pass_over(found)

@@ -104,8 +104,10 @@ class TextPairs(TextDataModule):
             self.preparation = replace(self.preparation, before=True)
         self.places = self.preparation.make(kept)
         self.check_accounts(is_corpus=False)
-        for name, account in self.accounts().items() if kept is None else ():
-            if name in self.sources:  # what was prepared with data.accept may be used without
+        if kept is None:  # what was prepared with data.accept may be used without
+            accounts = self.accounts()
+            for name in self.sources:
+                account = accounts[name]
                 finder = self.preparation.reading(name).finder
                 finder.refuse_unread(account.columns, account.columns_read, f"data.{self.preparation.keys[name]}")
 
@@ -121,7 +123,7 @@ class TextPairs(TextDataModule):
             found[split] = account_of(manifest)
             sets = manifest.get("accounts", {}).items()
             found |= {f"{split} {name}": Account.of(account) for name, account in sets}
-        for name, folders in self.preparation.located().items():
+        for name, folders in self.preparation.located.items():
             for folder in folders if name in found else ():
                 found[name].pass_over(folder)
         return found

@@ -77,11 +77,8 @@ def check_prediction(resolved: Resolved) -> None:
 def _measured(command: str, found: Any, cli: Cli, run: Path, checkpoint: Path) -> None:
     metrics = {name: value for part in found for name, value in part.items()} | cli.model.logged
     if not metrics:
-        key = (
-            "validation"
-            if ("data", "validation") in cli.resolved.table
-            else f"{command.replace('ate', 'ation')}_source"
-        )
+        part = {"validate": "validation"}.get(command, command)
+        key = part if ("data", part) in cli.resolved.table else f"{part}_source"
         raise ConfigError(f"data.{key} = null: nothing was judged; name what is to be judged there")
     file = run / f"{command}.json"
     write_json(file, {"checkpoint": str(checkpoint), "step": step_of(checkpoint), **metrics})

@@ -8,7 +8,7 @@ import struct
 from contextlib import closing, suppress
 
 from launch.config.errors import HostError
-from launch.config.numbers import is_whole
+from launch.config.numbers import port_problem
 from launch.config.resolved import Resolved
 from launch.ranks import is_child, number_in
 
@@ -44,8 +44,8 @@ def check_nodes(resolved: Resolved) -> None:
 
 
 def _check_port(address: str, word: str, opens: bool) -> None:
-    if not (is_whole(word) and 0 < int(word) < 65536):
-        raise HostError(f"MASTER_PORT = {word!r} (environment): expected a number from 1 to 65535")
+    if problem := port_problem(word):
+        raise HostError(problem)
     try:
         found = socket.getaddrinfo(address, int(word), type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:

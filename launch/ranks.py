@@ -4,7 +4,7 @@ import os
 import re
 
 from launch.config.errors import ConfigError
-from launch.config.numbers import is_whole
+from launch.config.numbers import is_whole, port_problem
 from launch.config.tasks import Tasks
 
 PARENT = "TOKAMAK_PARENT"  # set for the processes that Lightning starts on this machine
@@ -52,8 +52,8 @@ def check_environment(strategy: str) -> None:
         if value and not is_whole(value):
             raise ConfigError(f"{name} = {value!r} (environment): expected a whole number; unset it")
     port = os.environ.get("MASTER_PORT", "")
-    if port and not (is_whole(port) and 0 < int(port) < 2**16):
-        raise ConfigError(f"MASTER_PORT = {port!r} (environment): expected a number from 1 to 65535; unset it")
+    if port and (problem := port_problem(port)):
+        raise ConfigError(problem)
     if strategy != "single":
         return
     for name in RANKS.values():

@@ -26,8 +26,8 @@ from launch.config.resolved import CONFIG, NEXT_CONFIG, RUN_FILE, Resolved
 from launch.config.show import scalar
 from launch.surroundings import now, surroundings
 
-# What a resumed run may not change: its steps would mean something else, or the optimizer's state would not fit.
 DEFAULTS_BEFORE = {("data", "sentences"): "split"}  # runs that began with them go on with them
+# What a resumed run may not change: its steps would mean something else, or the optimizer's state would not fit.
 SETTLED = (
     "seed",
     "model.class",
@@ -226,19 +226,24 @@ class RunFolder:
 
 def identity(resolved: Resolved) -> dict[str, Any]:
     """Return what may not change in a run, by which its checkpoints know it: key -> value."""
-    settled = (key for key in resolved.table if any(key[: len(it)] == it for it in SETTLED_KEYS))
-    return {".".join(key): resolved.table[key].value for key in sorted(settled)}
+    return {".".join(key): resolved.table[key].value for key in sorted(filter(is_settled, resolved.table))}
+
+
+def is_settled(key: Key) -> bool:
+    """Say whether a resumed run may not change an option."""
+    return any(key[: len(settled)] == settled for settled in SETTLED_KEYS)
 
 
 def unsettled(differences: dict[Key, tuple[Entry | None, Entry | None]], path: Path) -> list[str]:
     """Return a complaint for each difference that a resumed run may not have."""
     problems = []
     for key, (old, new) in differences.items():
-        name = ".".join(key)
-        if any(name == settled or name.startswith(settled + ".") for settled in SETTLED):
+        if is_settled(key):
             was, now = _shown(old), _shown(new)
             place = f" ({new.source})" if new else ""
-            problems.append(f"{name} = {now}{place}: the run in {path} has {was}; keep that, or give another --run.dir")
+            problems.append(
+                f"{'.'.join(key)} = {now}{place}: the run in {path} has {was}; keep that, or give another --run.dir"
+            )
     return problems
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -53,6 +54,7 @@ def _copied() -> dict[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
+@cache  # one answer for a process: what it runs was imported at its start
 def _git(*words: str) -> str | None:
     try:
         done = subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True, timeout=20)

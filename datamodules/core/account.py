@@ -33,7 +33,7 @@ class Account:
         passed_over_names: the first of them.
         records: documents, lines or rows that were read.
         used: records that are trained on, or judged by.
-        left_out: records that are not, by reason: "empty", "refused", "held out", "not drawn", "without label" ...
+        left_out: records that are not, by reason: "empty", "refused", "in another part", "not drawn" ...
         messages: the first few refusals.
         columns: in how many records each column stood.
         columns_read: the columns whose values were used.

@@ -156,7 +156,7 @@ def read_txt(path: Path, start: int, stop: int, records: Records) -> Iterator[st
             elif (line := decoded(path, offset, raw, records)) is not None:
                 document.append(line)
                 if "\r" in line:
-                    records.account.notes[BARE_CR] += 1
+                    records.account.note(BARE_CR, 1)
                 held_bytes += len(raw)
                 refuse_endless(path, held_bytes)
             continue
@@ -208,7 +208,7 @@ def text_lines(path: Path, start: int, stop: float, records: Records) -> Iterato
         line = decoded(path, offset, raw, records)
         if line is not None:
             if is_text and "\r" in line:
-                records.account.notes[BARE_CR] += 1
+                records.account.note(BARE_CR, 1)
             yield offset, line
 
 
@@ -244,7 +244,7 @@ def json_values(path: Path, start: int, stop: float, records: Records) -> Iterat
 
 def line_values(path: Path, start: int, stop: float, records: Records) -> Iterator[Any]:
     """Yield the JSON values of the lines of a stretch."""
-    stop = float("inf") if text_extent(path, records) == 1 else stop
+    stop = float("inf") if is_compressed(path) else stop
     for _, line in text_lines(path, start, stop, records):
         if not line.strip():
             continue

@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,6 +122,7 @@ class PairPreparation:
             self.before,
         )
 
+    @cached_property
     def located(self) -> dict[str, list[Located]]:
         """Find what each source and each set leads to, by the names of their accounts; but folders of BEIR."""
         found = {name: [found_under(source.path, self.root)] for name, source in self.sources.items()}
@@ -207,10 +209,8 @@ def read_pairs(
             f"{reading.files[0]}: holds no pair{bad_ones}; write one record a line, in csv and tsv below a header"
         )
     texts = padded(np.array(numbers), np.array(counts))
-    if fewer := int((texts[:, -1] < 0).sum()):
-        bad.account.notes[
-            f"of the pairs have fewer than {texts.shape[1] - 2} hard negatives; none stands for them"
-        ] += fewer
+    fewer = int((texts[:, -1] < 0).sum())
+    bad.account.note(f"of the pairs have fewer than {texts.shape[1] - 2} hard negatives; none stands for them", fewer)
     table.account += bad.account
     table.account.examples = len(labels)
     told = {"examples": len(labels), "columns": reading.roles(), "is_ragged": fewer > 0}

@@ -167,7 +167,7 @@ class SetPlan:
                     query, document, value = (present(record, name, f"{self.key}.qrels", place) for name in JUDGEMENT)
                     grade = number_for(value, "score", self.options.labels, self.key, place, sure=True)
                     if grade is not None:
-                        bad.account.notes[f"judgements are from {path.parent.name}/{path.name}"] += 1
+                        bad.account.note(f"judgements are from {path.parent.name}/{path.name}", 1)
                         yield word_of(query), word_of(document), grade
                     else:
                         bad.account.leave_out("without a grade")

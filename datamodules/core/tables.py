@@ -62,9 +62,9 @@ def table_rows(path: Path, records: Records) -> Iterator[list[str]]:
             elif row:
                 records.account.see(header)
                 if is_tsv and not (unquote or records.quotes_join) and any(field.startswith('"') for field in row):
-                    records.account.notes[QUOTES_STAY] += 1
+                    records.account.note(QUOTES_STAY, 1)
                 if records.line > begin:
-                    records.account.notes["records of several lines"] += 1
+                    records.account.note("records of several lines", 1)
                 if wrong:
                     records.bad(f"{path}:{begin}", wrong[0], NOT_UTF8_FIX)
                 elif len(row) == len(header):

@@ -8,7 +8,7 @@ import subprocess
 from contextlib import suppress
 
 from launch.config.errors import HostError
-from launch.config.numbers import is_whole
+from launch.config.numbers import port_problem
 
 PORTS = range(20000, 32000)  # below those that kernels give away by themselves
 SCONTROL_SECONDS = 20
@@ -40,8 +40,8 @@ def settle_place() -> None:
     if not given:
         os.environ["MASTER_ADDR"] = node_address()
     port = os.environ.setdefault("MASTER_PORT", str(PORTS[_first_port()]))
-    if not (is_whole(port) and 0 < int(port) < 65536):
-        raise HostError(f"MASTER_PORT = {port!r} (environment): expected a number from 1 to 65535")
+    if problem := port_problem(port):
+        raise HostError(problem)
 
 
 def node_address() -> str:

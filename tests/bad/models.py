@@ -23,22 +23,23 @@ class Bomb:
 
 def begun(message: str, more: str = "", source: str = "enc") -> Mistake:
     """Fine-tuning that begins with a folder."""
-    words = (
-        f"fit --config ROOT/configs/finetune/debug.yaml --model.untrained null --model.init_from {source} --run.dir new "
-        "--data.cache_dir cache --data.source good.jsonl --data.text_field text --data.label_field label "
-        f"--data.accept '[unknown]' --data.tokenizer enc --data.tokenizer.train null {more}"
-    )
-    return Mistake(words, message, {"good.jsonl": GOOD})
+    fields = "--data.text_field text --data.label_field label"
+    return started("finetune", GOOD, message, f"{fields} {more}", source)
 
 
 def embedder(message: str, more: str = "", source: str = "enc") -> Mistake:
     """Training of embeddings that begins with a folder."""
+    return started("matryoshka2d", PAIRS, message, more, source)
+
+
+def started(method: str, data: str, message: str, more: str, source: str) -> Mistake:
+    """Training of a method that begins with a folder."""
     words = (
-        f"fit --config ROOT/configs/matryoshka2d/debug.yaml --model.untrained null --model.init_from {source} --run.dir new "
+        f"fit --config ROOT/configs/{method}/debug.yaml --model.untrained null --model.init_from {source} --run.dir new "
         "--data.cache_dir cache --data.source good.jsonl --data.accept '[unknown]' --data.tokenizer enc "
         f"--data.tokenizer.train null {more}"
     )
-    return Mistake(words, message, {"good.jsonl": PAIRS})
+    return Mistake(words, message, {"good.jsonl": data})
 
 
 def removed(name: str) -> Damage:
