@@ -72,7 +72,8 @@ class Account:
     def see(self, columns: Iterable[str] = ()) -> None:
         """Count a record that was read, with the names of its columns."""
         self.records += 1
-        self.columns.update([*columns])  # a list: of a mapping it would add the values
+        for name in columns:
+            self.columns[name] += 1
 
     def leave_out(self, reason: str) -> None:
         """Count a record that is not used."""

@@ -8,6 +8,7 @@ sentences of before ("split", "line").
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import regex
@@ -21,10 +22,12 @@ SHORTEST_TARGET = 5
 Sentences = Literal["unicode", "split", "line"]
 # Of UAX #29's sentence boundaries: a sentence ends at a terminator, with what closes behind it. A full stop ends none
 # before a small letter (SB8), and the terminators of ASCII need white space, which addresses and numbers have not.
+# The pattern begins with one set, which is what it is searched by; the branches come after the first terminator.
 UNICODE_END = regex.compile(
-    r"""[.!?]*[!?][\p{Pe}\p{Pf}"']*\s+"""
-    r"""|\.+[\p{Pe}\p{Pf}"']*\s+(?!\p{Ll})"""
-    r"""|[\p{Sentence_Terminal}--\p{ASCII}]+[\p{Pe}\p{Pf}"']*\s*""",
+    r"""[.!?\p{Sentence_Terminal}](?:"""
+    r"""(?<=\P{ASCII})[\p{Sentence_Terminal}--\p{ASCII}]*[\p{Pe}\p{Pf}"']*\s*"""
+    r"""|(?<=\p{ASCII})[.!?]*(?:(?<=[!?])[\p{Pe}\p{Pf}"']*\s+|(?<=\.)[\p{Pe}\p{Pf}"']*\s+(?!\p{Ll}))"""
+    r""")""",
     regex.V1,
 )
 # A sentence ends at . ! or ? with closing quotes or brackets, before white space and what can begin a sentence.
@@ -45,15 +48,10 @@ def sentences_of(text: str, rule: Sentences) -> list[str]:
     return [sentence for line in lines for sentence in divided_line(line, end)]
 
 
-def divided_line(line: str, ends: "re.Pattern[str] | regex.Pattern[str]") -> Iterator[str]:
-    """Yield the sentences of a line."""
-    start = 0
-    for end in ends.finditer(line):
-        if end.end() == len(line):
-            break
-        yield line[start : end.end()].rstrip()
-        start = end.end()
-    yield line[start:]
+def divided_line(line: str, ends: "re.Pattern[str] | regex.Pattern[str]") -> list[str]:
+    """Divide a line into its sentences."""
+    bounds = [0, *[end.end() for end in ends.finditer(line)], len(line)]
+    return [line[start:end].rstrip() for start, end in pairwise(bounds) if start < end]
 
 
 def two_segments(

@@ -215,7 +215,7 @@ class RowWriter:
 
     def add(self, ids: list[int], second: int) -> None:
         """Append a row."""
-        self.ids.extend(ids)
+        self.ids.fromlist(ids)
         self.offsets.append(len(self.ids))
         self.seconds.append(second)
         if len(self.ids) >= TOKENS_PER_CHUNK:
