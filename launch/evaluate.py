@@ -50,6 +50,8 @@ def evaluate(command: str, resolved: Resolved, folder: RunFolder) -> int:
         if (known := known_cause(error, folder.path)) is None:
             raise
         raise known from error
+    if command != "predict":
+        check_measured(command, found, cli)
     if process_rank() == 0:
         report = _predicted if command == "predict" else _measured
         try:
@@ -74,12 +76,20 @@ def check_prediction(resolved: Resolved) -> None:
         raise ConfigError("data.predict_source = null: there is nothing to predict; give --data.predict_source FILE")
 
 
-def _measured(command: str, found: Any, cli: Cli, run: Path, checkpoint: Path) -> None:
-    metrics = {name: value for part in found for name, value in part.items()} | cli.model.logged
-    if not metrics:
+def check_measured(command: str, found: Any, cli: Cli) -> None:
+    """Refuse, on every rank, an evaluation in which nothing was judged.
+
+    Raises:
+        ConfigError: the key of the data that names what is to be judged.
+    """
+    if not any(found) and not cli.model.logged:
         part = {"validate": "validation"}.get(command, command)
         key = part if ("data", part) in cli.resolved.table else f"{part}_source"
         raise ConfigError(f"data.{key} = null: nothing was judged; name what is to be judged there")
+
+
+def _measured(command: str, found: Any, cli: Cli, run: Path, checkpoint: Path) -> None:
+    metrics = {name: value for part in found for name, value in part.items()} | cli.model.logged
     file = run / f"{command}.json"
     write_json(file, {"checkpoint": str(checkpoint), "step": step_of(checkpoint), **metrics})
     print(*table(metrics, f"{command} of {checkpoint}"), f"written to {file}", sep="\n")

@@ -3,6 +3,8 @@
 import configparser
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib import metadata
 from typing import NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -51,24 +53,24 @@ MALICIOUS = "remove the environment and change every credential that it could re
 
 
 def requirements() -> list[Requirement]:
-    """Return what setup.cfg asks for."""
+    """Return what setup.cfg asks for, or what was installed with the wheel where there is none."""
     config = configparser.ConfigParser()
-    config.read(PROJECT / "setup.cfg", encoding="utf-8")
-    lines = config.get("options", "install_requires", fallback="").splitlines()
+    if config.read(PROJECT / "setup.cfg", encoding="utf-8"):
+        lines = config.get("options", "install_requires", fallback="").splitlines()
+    else:
+        lines = metadata.requires("tokamak") or []
     found = []
     for line in filter(None, map(str.strip, lines)):
-        try:
+        with suppress(InvalidRequirement):
             found.append(Requirement(line))
-        except InvalidRequirement:
-            continue
-    return found
+    return [needed for needed in found if needed.marker is None or needed.marker.evaluate({"extra": ""})]
 
 
 def check(version_of: Installed = installed) -> Iterator[Finding]:
     """Compare what is installed with what the project asks for and with what is known to be bad."""
     known, problems = [], []
     for needed in requirements():
-        found, pinned = version_of(needed.name), f"pip install -c {PROJECT / 'constraints.txt'} '{needed}'"
+        found, pinned = version_of(needed.name), _install(needed)
         if found is None:
             problems.append(Finding("versions", f"{needed.name} is not installed", pinned))
         elif not _fits(needed, found):
@@ -90,9 +92,15 @@ def bad(version_of: Installed = installed) -> Iterator[Finding]:
             continue
         seen.add(entry.package)
         wanted = next((need for need in requirements() if need.name == entry.package), entry.package)
-        fix = f"pip install -c {PROJECT / 'constraints.txt'} '{wanted}'"
+        fix = _install(wanted)
         fix = f"{MALICIOUS}, then {fix}" if "malicious" in entry.what else fix
         yield Finding("versions", f"{entry.package} {found}: {entry.what} ({entry.source})", fix)
+
+
+def _install(wanted: Requirement | str) -> str:
+    """Write the command that installs a package, in the version that was tried where that is known."""
+    pins = PROJECT / "constraints.txt"
+    return f"pip install {f'-c {pins} ' if pins.exists() else ''}'{wanted}'"
 
 
 def _fits(needed: Requirement, version: str) -> bool:

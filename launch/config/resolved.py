@@ -173,6 +173,8 @@ def merge(words: list[str]) -> tuple[Table, list[str], str | None]:
         try:
             if name == "config":
                 path = overlay.find_file(word)
+                if not os.path.exists(overlay.expanded(word, "--config")):
+                    notes.append(f"--config {word}: not in this folder, so it is that of the project, {path}")
                 first = first or str(path)
                 overlay.apply_file(table, path, notes)
             else:

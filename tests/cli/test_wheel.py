@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -34,10 +35,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(site: Path, folder: Path, *words: str) -> subprocess.CompletedProcess:
-    """Run the command in another folder, with what was installed alone."""
+    """Run the command in another folder, with the wheel and the other packages: -S keeps the checkout out."""
     script = "import sys; sys.argv[0] = 'tokamak'; from launch.__main__ import command; command()"
-    variables = environment() | {"PYTHONPATH": str(site), "XDG_CACHE_HOME": str(folder / "cache")}
-    return subprocess.run([sys.executable, "-c", script, *words], cwd=folder, env=variables, capture_output=True,
+    path = os.pathsep.join([str(site), sysconfig.get_path("purelib")])
+    variables = environment() | {"PYTHONPATH": path, "XDG_CACHE_HOME": str(folder / "cache")}
+    return subprocess.run([sys.executable, "-S", "-c", script, *words], cwd=folder, env=variables, capture_output=True,
                           text=True, timeout=240)  # fmt: skip
 
 
@@ -58,9 +60,28 @@ def test_light_commands_work_outside_of_the_checkout(installed: Path, tmp_path: 
     assert "claim: none" not in methods.stdout.split("matryoshka2d")[1]
     shown = run(installed, tmp_path, "config", "--config", "configs/electra/laptop.yaml")
     assert shown.returncode == 0 and "max_steps: 2000" in shown.stdout, shown.stderr
+    file = installed / "configs/electra/laptop.yaml"
+    assert (
+        f"--config configs/electra/laptop.yaml: not in this folder, so it is that of the project, {file}"
+        in shown.stderr
+    )
     assert run(installed, tmp_path, "--version").stdout.startswith("tokamak ")
     for command in ("claim", "bench"):
         assert run(installed, tmp_path, command, "--help").returncode == 0
+
+
+def test_what_the_wheel_lacks_does_not_come_from_the_checkout(installed: Path, tmp_path: Path) -> None:
+    lacking = tmp_path / "site"
+    shutil.copytree(installed, lacking)
+    shutil.rmtree(lacking / "launch/checks")
+    done = run(lacking, tmp_path, "doctor")
+    assert "No module named 'launch.checks'" in done.stderr
+
+
+def test_the_doctor_compares_versions_outside_of_the_checkout(installed: Path, tmp_path: Path) -> None:
+    done = run(installed, tmp_path, "doctor")
+    (line,) = [line for line in done.stdout.splitlines() if line.split()[1:2] == ["versions"]]
+    assert all(f"{name} " in line for name in ("torch", "lightning", "transformers", "datasets")), done.stdout
 
 
 @pytest.mark.slow
