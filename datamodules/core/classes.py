@@ -16,7 +16,8 @@ from datamodules.core.errors import DataError
 LABELS_FILE = "labels.json"  # in the run's folder: the names of the classes, in the order of the outputs
 WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,18})(?:\.0*)?")  # tables write 2 as 2.0 where a column has gaps
 OTHER_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?inf(?:inity)?", re.IGNORECASE)
-MISSING = ("", "-", "nan", "+nan", "-nan", "<na>", "#n/a", "null", "nat")  # "-" is that of SNLI
+# As tables and statistics programs write it; "-" is that of SNLI. Not "none", which is a class of many data sets.
+MISSING = ("", "-", "nan", "+nan", "-nan", "na", "n/a", "<na>", "#n/a", "null", "nat")
 NO_LABEL = "-1"  # of the hub's data sets, where nobody has given one
 
 

@@ -17,6 +17,7 @@ from datamodules.core.corpus import digest
 from datamodules.core.errors import DataError
 from datamodules.core.folders import Located
 from datamodules.core.lines import Records, skipped
+from datamodules.core.order import keyed_hash
 from datamodules.core.pair_options import Columns, EvaluationSet, PairSource, Prompts
 from datamodules.core.pair_records import MADE, Reading, found_under, located, under
 from datamodules.core.pair_sets import SetPlan, planned, read_sets
@@ -211,10 +212,18 @@ def read_pairs(
     texts = padded(np.array(numbers), np.array(counts))
     fewer = int((texts[:, -1] < 0).sum())
     bad.account.note(f"of the pairs have fewer than {texts.shape[1] - 2} hard negatives; none stands for them", fewer)
+    own = ((texts[:, 2:] == texts[:, :1]) | (texts[:, 2:] == texts[:, 1:2])).any(1)
+    bad.account.note("of the pairs have their own anchor or positive as a hard negative", int(own.sum()))
+    bad.account.duplicated = num_repeated(texts, np.array(labels))
     table.account += bad.account
     table.account.examples = len(labels)
     told = {"examples": len(labels), "columns": reading.roles(), "is_ragged": fewer > 0}
     return {"text": texts, "label": labels}, told
+
+
+def num_repeated(texts: NDArray[np.int64], labels: NDArray[np.float32]) -> int:
+    """Count the examples that say the same as one before them."""
+    return len(texts) - len(np.unique(keyed_hash(*texts.T, labels.view(np.uint32))))
 
 
 def padded(numbers: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -214,6 +214,8 @@ LABELLED = {
     "labels: NaN": labelled("a.jsonl", GOOD + lines({"text": "x", "label": float("nan")}), r"a\.jsonl:21: "),
     "labels: empty": labelled("a.csv", "text,label\na,yes\nb,no\nc,\n", r"a\.csv:4: 'label' = '' is a missing label"),
     "labels: nan in words": labelled("a.csv", "text,label\na,yes\nb,no\nc,nan\n", r"a\.csv:4: 'label' = 'nan' is a missing label"),
+    "labels: NA of R": labelled("a.csv", "text,label\na,yes\nb,no\nc,NA\n", r"a\.csv:4: 'label' = 'NA' is a missing label.*accept"),
+    "labels: not available": labelled("a.csv", "text,label\na,yes\nb,no\nc,n/a\n", r"a\.csv:4: 'label' = 'n/a' is a missing label.*accept"),
     "labels: NA of a sheet": labelled("a.csv", "text,label\na,yes\nb,no\nc,#N/A\n", r"a\.csv:4: 'label' = '#N/A' is a missing label"),
     "labels: NaN in a parquet": labelled("a.parquet", parquet(text=["a", "b", "c"], label=[0.0, 1.0, float("nan")]), r"a\.parquet.*missing label"),
     "labels: null in an arrow": labelled("a.arrow", arrow(text=["a", "b", "c"], label=[0, 1, None]), r"a\.arrow.*missing label"),

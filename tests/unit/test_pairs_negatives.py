@@ -34,6 +34,19 @@ def examples(made: TextPairs, steps: int = 3) -> list[tuple[str, ...]]:
     return sorted(example for batch in batches for example in texts_of(batch, made))
 
 
+def test_what_stands_twice_is_counted(tmp_path: Path) -> None:
+    ask, told, other = words(5), words(50), words(60)
+    rows = [{"anchor": ask, "positive": told, "negatives": [other]}] * 3
+    rows += [{"anchor": ask, "positive": told, "negatives": [other, told]}]
+    rows += [
+        {"anchor": ask, "positive": told, "negatives": [ask]},
+        {"anchor": other, "positive": told, "negatives": []},
+    ]
+    account = pairs(tmp_path, source=jsonl(tmp_path / "a.jsonl", rows)).accounts()["train"]
+    assert (account.records, account.used, account.duplicated) == (6, 6, 2)
+    assert account.notes["of the pairs have their own anchor or positive as a hard negative"] == 2
+
+
 def numbered(row: dict, name: str) -> dict:
     """Write a row as tables do, with a column for each negative and gaps."""
     held = [*row["negatives"], None, None, None][:3]
