@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 KEPT = {"messages": 5, "passed_over_names": 20}  # how many of them an account keeps
 WARN_SHARE, REFUSE_SHARE = 0.01, 0.2  # of the tokens
+NO_TOKEN = "of the texts hold no token for this tokenizer"  # as those of characters without width
 UNKNOWN_FIX = "take a tokenizer that knows this writing, or train one with a larger vocabulary"
 LOST_FIX = "raise data.sequence_length, or set data.examples to packed"
 Accept = Literal["unknown", "lost", "columns", "labels"]

@@ -132,7 +132,10 @@ class Plan:
             bad = skipped(account)
             fix = "give a source that holds documents"
             if self.source.share != (0.0, 1.0):
-                fix = "raise data.validation_fraction, set it to 0 for no validation, or name data.validation_source"
+                fix = f"of {account.records:,} documents none fell to it; "
+                fix += "raise data.validation_fraction, set it to 0 for no validation, name data.validation_source"
+                by_line = self.source.bounds == "blank_line" and self.source.files[0].suffix.lower() == ".txt"
+                fix += ", or set data.documents to line where each line is a document" if by_line else ""
             raise DataError(f"{self.source.files[0]}: no text for {self.label}{bad}; {fix}")
         account.read(*[self.source.text_field] if account.columns else [])
         shards = [

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from datamodules.core.account import Account
+from datamodules.core.account import NO_TOKEN, Account
 from datamodules.core.batches import LabelledBatch, TextBatch
 from datamodules.core.labels import Example
 from datamodules.core.tokenization import for_text
@@ -37,6 +37,7 @@ class Encoded:
         texts = [text for example in examples for text in (example[:2] if paired else example[:1])]
         found = [encoding.ids for encoding in core.encode_batch_fast(texts, add_special_tokens=False)]
         Unknown(core).count(texts, found, account.unknown)
+        account.note(NO_TOKEN, sum(not ids for ids in found))
         first, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
         rows, seconds, self.num_cut = [], [], 0
         for number in range(len(examples)):

@@ -170,8 +170,6 @@ def count(examples: list[Example], account: Account, has_classes: bool) -> None:
     for example in examples:
         if has_classes and example.label is not None:
             account.classes[str(example.label)] += 1
-        if not any(text.strip() for text in example[:2] if text):
-            account.note("of the examples have no text", 1)
         known = labels.setdefault(example[:2], example.label)
         if known != example.label:
             account.note("of the texts stand there again with another label", 1)

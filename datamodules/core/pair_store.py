@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tokenizers import Tokenizer
 
-from datamodules.core.account import Account
+from datamodules.core.account import NO_TOKEN, Account
 from datamodules.core.corpus import MANIFEST, Corpus, check_shard, manifest_of, tokenizer_digest
 from datamodules.core.errors import DataError
 from datamodules.core.packing import Rows
@@ -75,6 +75,7 @@ class Encoder:
                     f"{text[:40]!r}: has no token in this tokenizer; leave it out, or take another tokenizer"
                 )
             account.texts += 1
+            account.note(NO_TOKEN, not ids)
             account.tokens += len(ids)
             account.tokens_cut += max(0, len(ids) - room)
             account.characters_cut += len(text) - MOST_CHARACTERS if partly else 0

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from datamodules.core.account import Account
+from datamodules.core.account import NO_TOKEN, Account
 from datamodules.core.order import Draws
 from datamodules.core.publishing import beside, put, sha256_of, write_atomically
 from datamodules.core.segments import Sentences, pieces, sentences_of, two_segments
@@ -144,6 +144,7 @@ class Worker:
             yield from self.segment_rows(batch)
             return
         for ids in self.encode([document.text for document in batch]):
+            self.account.note(NO_TOKEN, not ids)
             if recipe.examples == "packed":
                 yield [*ids, recipe.sep_id], len(ids) + 1
                 continue
@@ -158,6 +159,7 @@ class Worker:
         for document, sentences in zip(batch, texts, strict=True):
             draws, pieces = Draws(recipe.seed, document.key), list(islice(encoded, len(sentences)))
             lost = sum(map(len, pieces))
+            self.account.note(NO_TOKEN, not lost)
             for first, second in two_segments(pieces, recipe.sequence_length, draws, self.is_inside):
                 lost -= len(first) + len(second)
                 row = [recipe.cls_id, *first, recipe.sep_id]

@@ -19,6 +19,10 @@ from datamodules.core.lines import Records
 from datamodules.core.pair_options import Columns
 from datamodules.core.pair_records import Reading
 from datamodules.core.sources import Source
+from datamodules.core.wordpiece import TokenizerOptions, WordPieceTraining
+from datamodules.labelled import LabelledText
+from datamodules.pairs import TextPairs
+from datamodules.text import TextCorpus
 from tests.unit.test_data_corpus import recipe, tokenizer_json
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=12)
@@ -156,3 +160,26 @@ def test_much_that_is_lost_is_refused_and_little_is_told() -> None:
     unknown.unknown["Han"] = 300
     with pytest.raises(DataError, match=r"30\.0% unknown to the tokenizer \(Han 300\).*data\.accept: \[unknown\]"):
         check({"train": unknown}, [], is_corpus=False)
+
+
+@pytest.mark.parametrize("examples", ["segments", "packed", "documents", "labelled", "pairs"])
+def test_texts_without_a_token_are_counted(tmp_path: Path, examples: str) -> None:
+    """Characters of no width are letters to Python and nothing to a tokenizer."""
+    texts = ["\u200b\u200d" if n % 4 == 0 else f"the fox and the hen, number {n}" for n in range(16)]
+    rows = [{"text": text, "word": "ab"[n % 2], "anchor": text, "positive": "a den"} for n, text in enumerate(texts)]
+    source = str(write(tmp_path / "a.jsonl", rows))
+    shared = (TokenizerOptions(train=WordPieceTraining(60)), 4, 4)
+    options = {"cache_dir": str(tmp_path / "cache"), "accept": ["columns"]}
+    if examples == "labelled":
+        data = LabelledText(*shared, source, label_field="word", **options)
+    elif examples == "pairs":
+        data = TextPairs(*shared, source=source, **options)
+    else:
+        data = TextCorpus(*shared, source, examples=examples, validation_fraction=0.0, **options)
+    data.prepare_data()
+    data.setup()
+    account = data.accounts()["train"]
+    assert account.notes["of the texts hold no token for this tokenizer"] == (1 if examples == "pairs" else 4), (
+        "of pairs each text is kept once"
+    )
+    assert account.is_conserved()

@@ -277,7 +277,7 @@ def test_skipped_records_are_told(tmp_path: Path, named: TokenizerOptions) -> No
 
 def test_no_validation_document_is_told(tmp_path: Path, named: TokenizerOptions) -> None:
     data = corpus(named, tmp_path, txt(tmp_path / "a.txt", ["w7 w8."] * 3), validation_fraction=0.001)
-    with pytest.raises(DataError, match=r"no text for val.*validation_fraction"):
+    with pytest.raises(DataError, match=r"no text for val; of \d+ documents none .*validation_fraction"):
         data.prepare_data()
 
 

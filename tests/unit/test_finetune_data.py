@@ -12,6 +12,7 @@ import torch
 from pyarrow import parquet
 from transformers import PreTrainedTokenizerFast
 
+from datamodules.core.account import NO_TOKEN
 from datamodules.core.encoded import Encoded, shortened
 from datamodules.core.errors import DataError
 from datamodules.core.labels import Example
@@ -243,7 +244,7 @@ def test_the_account_of_labelled_data(tmp_path, tokenizer_folder):
     assert account.is_conserved() and account.records == account.used == account.examples == 6 and account.files == 1
     assert account.classes == {"a": 3, "b": 3} and account.unread == {"id": 3} and account.duplicated == 2
     assert (account.texts, account.texts_cut, account.tokens, account.tokens_cut) == (6, 1, 28, 6)
-    assert account.notes == {"of the texts stand there again with another label": 1, "of the examples have no text": 1}
+    assert account.notes == {"of the texts stand there again with another label": 1, NO_TOKEN: 1}
     drawn = data(tokenizer_folder, str(tmp_path / "a.jsonl"), num_examples=5).accounts()["train"]
     assert drawn.is_conserved() and drawn.left_out == {"not drawn": 1}
 
