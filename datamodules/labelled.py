@@ -256,7 +256,8 @@ class LabelledText(TextDataModule):
         lines = [f"tokenizer: {self.tokenizer_place}, {self.vocab_size:,} tokens"]
         lines += wordpiece.told(Path(self.tokenizer_place))
         if self.label_names:
-            shown = ", ".join(self.label_names[:12]) + (", ..." if len(self.label_names) > 12 else "")
+            more = f", ... ({len(self.label_names):,} in all)" if len(self.label_names) > 12 else ""
+            shown = ", ".join(self.label_names[:12]) + more
             lines += [f"classes: {shown}", *alike(self.label_names)]
         for split, examples in self.splits.items():
             cut = f", {examples.num_cut:,} of them cut to {self.sequence_length} tokens" if examples.num_cut else ""

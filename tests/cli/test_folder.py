@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from launch.config.errors import ConfigError
 from launch.config.resolved import resolve
 from launch.run_folder import RunFolder
-from tests.cli.launching import TOY, errors, light
+from tests.cli.launching import TOY, errors, launch, light
 from tests.cli.test_ends import finish
 
 BINARY = b"\xff\x00\x80"
@@ -203,3 +204,24 @@ def put(path: Path, kind: str) -> None:
         path.mkdir()
     else:
         path.symlink_to(path)
+
+
+def test_embeddings_are_judged_without_the_pairs_that_they_were_trained_on(tmp_path: Path) -> None:
+    pairs = [{"anchor": f"question {n} of many", "positive": f"answer {n} to it"} for n in range(20)]
+    judged = [{"sentence1": f"question {n}", "sentence2": f"answer {n}", "score": n % 6} for n in range(12)]
+    for name, rows in (("pairs", pairs), ("sts", judged)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sets = "{mine: {task: sts, path: sts.jsonl}}"
+    words = ["--config", "configs/matryoshka2d/debug.yaml", "--run.dir", "run", "--data.source", "pairs.jsonl",
+             "--data.validation", sets, "--data.test", sets, "--trainer.max_steps", "1", "--data.accept", "[unknown]",
+             "--callbacks.grid", "null", "--data.cache_dir", "cache"]  # fmt: skip
+    trained = launch("fit", *words, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    (tmp_path / "pairs.jsonl").unlink()
+    shutil.rmtree(tmp_path / "cache")
+    for command in ("validate", "test"):
+        done = launch(command, "--config", "run/config.yaml", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "mine_spearman" in (tmp_path / f"run/{command}.json").read_text()
+    again = launch("fit", "--config", "run/config.yaml", "--trainer.max_steps", "2", cwd=tmp_path)
+    assert "pairs.jsonl: no such file" in errors(again)[0]

@@ -237,6 +237,13 @@ def test_classes_that_are_alike_are_told(tmp_path, tokenizer_folder):
     assert [told for told in made.describe() if "warning" in told] == [line]
 
 
+def test_classes_of_one_example_are_counted(tmp_path, tokenizer_folder):
+    rows = [{"text": f"w{5 + n}", "label": f"c{max(n, 4)}"} for n in range(20)]
+    made = data(tokenizer_folder, jsonl(tmp_path / "a.jsonl", rows))
+    assert made.accounts()["train"].notes == {"of the classes have one example alone": 15}
+    assert any(line.endswith(", ... (16 in all)") for line in made.describe())
+
+
 def test_the_account_of_labelled_data(tmp_path, tokenizer_folder):
     rows = [{"text": "w5 w6", "label": "a", "id": n} for n in range(3)]
     rows += [{"text": "w5 w6", "label": "b"}, {"text": " ".join(["w7"] * 20), "label": "b"}, {"text": "", "label": "b"}]
