@@ -1,7 +1,7 @@
 """What a class that a configuration names must be, seen in its source: nothing is imported to find out.
 
-A part is of the sort that its place needs. Classes below a part (`class_path`) are of a sort of Lightning or torch, or
-of the part's own package; which of them fits is for the second pass. A function is never called by its name, save the
+A part is of the sort that its place needs. Classes below a part (`class_path`) are Lightning's and torch's, ours, or of
+the part's own package; which of them fits is for the second pass. A function is never called by its name, save the
 strategies of the registry. No module lies in a run's folder.
 """
 
@@ -34,6 +34,8 @@ BELOW = (
     "torch.optim.Optimizer",
     "torch.optim.lr_scheduler.LRScheduler",
 )
+# Where such a class must be defined: those of other packages may open files with code of their own, or run it.
+HOMES = ("torch.nn", "torch.optim", "lightning", "lightning_modules", "datamodules", "callbacks")
 FIX = "which is data: no code is imported from it; if the code is yours, move it to another folder"
 # Classes of Lightning whose gradients and checkpoints are not handled as they come, or that nobody can make.
 OTHERS = {
@@ -124,9 +126,13 @@ def check_below(part: str, path: Any, runs: list[str]) -> None:
     if isinstance(node, ast.FunctionDef):
         raise NotFound("is a function, and none is called by its name; give a class")
     same = module.name.partition(".")[0] == part.partition(".")[0]
-    if not same and not is_a(path, BELOW):
+    at_home = any(f"{module.name}.".startswith(f"{home}.") for home in HOMES)
+    if not same and not (at_home and is_a(path, BELOW)):
         known = ", ".join(sort.rpartition(".")[2] for sort in BELOW)
-        raise NotFound(f"is no class that may be made here: those are {known}, and classes of the package of {part}")
+        raise NotFound(
+            f"is no class that may be made here: those are {known} of {', '.join(HOMES[:3])}, and classes of the package "
+            f"of {part}"
+        )
 
 
 def class_paths(part: Key, table: Table) -> Iterator[tuple[Key, Entry, Any]]:

@@ -31,6 +31,14 @@ class Calls(Callback):
     def __init__(self, setup: Callable | None = None) -> None:
         setup("touch PWNED")
 """
+OPENS = """import pathlib
+from torch import nn
+
+class Opens(nn.Module):
+    def __init__(self, path: str = "PWNED") -> None:
+        pathlib.Path(path).touch()
+"""
+OTHER = "{a: {class_path: installed.Opens, init_args: {path: PWNED}}}"  # as SentenceTransformer opens code
 OWN = "{{class: calling.Calls, setup: {}}}"
 FIRST = {  # refused before anything is imported
     "strategy is a function": "strategy: {class: subprocess.getoutput, cmd: 'touch PWNED'}",
@@ -50,6 +58,12 @@ FIRST = {  # refused before anything is imported
     "{dirpath: {class_path: subprocess.Popen, init_args: {args: 'touch PWNED', shell: true}}}}}",
     "inside of a list": "callbacks: {shout: {word: [{class_path: subprocess.Popen, init_args: {args: x}}]}}",
     "an optimizer of the model": "model: {weights: {class_path: subprocess.Popen, init_args: {args: 'touch PWNED'}}}",
+    "a module of another package for a strategy": "strategy: {class: lightning.pytorch.strategies.DDPStrategy, "
+    f"ddp_comm_state: {OTHER[4:-1]}}}",
+    "a module of another package for a logger": "loggers: {x: {class: lightning.pytorch.loggers.MLFlowLogger, "
+    f"tags: {OTHER}}}}}",
+    "a module of another package for a callback": "callbacks: {x: {class: lightning.pytorch.callbacks.RichProgressBar, "
+    f"console_kwargs: {OTHER}}}}}",
     "code of the run": "callbacks: {x: {class: downloaded.evil.Evil}}",
     "code of the run, below": "trainer: {profiler: {class_path: downloaded.evil.Evil}}",
     "code of the run, for a logger": "loggers: {x: {class: downloaded.evil.Evil}}",
@@ -72,6 +86,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "evil.py").write_text(EVIL.format(str(tmp_path / "PWNED")))
     (folder / "rules.py").write_text(EVIL.format(str(tmp_path / "PWNED")))
     (tmp_path / "calling.py").write_text(CALLS)
+    (tmp_path / "installed.py").write_text(OPENS)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return folder
