@@ -80,6 +80,10 @@ class RunFolder:
         for name in FILES:
             if os.path.lexists(self.path / name) and not os.path.isfile(self.path / name):
                 raise ConfigError(f"{self.path / name}: is no file, and the run keeps one there; move it away")
+            if os.path.islink(self.path / name):  # a folder from elsewhere may lead to any file
+                raise ConfigError(
+                    f"{self.path / name}: is a link, and the run writes on there; put a file in its place"
+                )
         with (self.path / "lock").open("a+", encoding="utf-8", errors="replace") as file:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)  # for the moment of looking and writing only

@@ -130,8 +130,8 @@ def check_below(part: str, path: Any, runs: list[str]) -> None:
     if not same and not (at_home and is_a(path, BELOW)):
         known = ", ".join(sort.rpartition(".")[2] for sort in BELOW)
         raise NotFound(
-            f"is no class that may be made here: those are {known} of {', '.join(HOMES[:3])}, and classes of the package "
-            f"of {part}"
+            f"is no class that may be made here: those are {known} of {', '.join(HOMES[:3])}, and classes of the "
+            f"package of {part}"
         )
 
 

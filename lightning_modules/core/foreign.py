@@ -3,7 +3,7 @@
 import os
 import sys
 
-PAPERS = ("run.json", "outcome.json", "ledger.jsonl")  # what tells the folder of a run
+PAPERS = ("run.json", "outcome.json", "ledger.jsonl")
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PACKAGES = ("launch", "lightning_modules", "datamodules", "callbacks", "benchmarks", "tests")
 # Of this project, which may be the copy that a job keeps in its run's folder, and what was installed.
@@ -23,12 +23,24 @@ def run_above(place: str | os.PathLike, *runs: str | os.PathLike) -> str | None:
         if any(path == root or path.startswith(root + os.sep) for root in (*OURS, *INSTALLED)):
             continue
         while True:
-            if os.path.realpath(path) in named or any(os.path.isfile(os.path.join(path, name)) for name in PAPERS):
+            if os.path.realpath(path) in named or is_run(path):
                 return path
             if path == os.path.dirname(path):
                 break
             path = os.path.dirname(path)
     return None
+
+
+def is_run(path: str) -> bool:
+    """Say whether a folder is that of a run: by its papers, or by a checkpoint beside a configuration."""
+    if any(os.path.isfile(os.path.join(path, name)) for name in PAPERS):
+        return True
+    checkpoints = os.path.join(path, "checkpoints")
+    if not os.path.isfile(os.path.join(path, "config.yaml")) or not (
+        os.path.isdir(checkpoints) and os.access(checkpoints, os.R_OK)
+    ):
+        return False
+    return any(os.path.isfile(os.path.join(checkpoints, name, "manifest.json")) for name in os.listdir(checkpoints))
 
 
 def without_runs(places: list[str]) -> list[str]:

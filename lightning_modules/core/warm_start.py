@@ -39,6 +39,7 @@ UNREADABLE = (
     *(pickle.UnpicklingError, SafetensorError, StrictDataclassError),
 )
 
+COMPUTES = ("num_attention_heads", "hidden_act", "layer_norm_eps")  # what no shape of a weight shows
 REASONS = {  # what transformers and torch say, and what it comes to
     "Weights only load failed": "its weights are a pickle that carries code, which is never run; save safetensors",
     "contains custom code": "it is built by code of its own, which is never run; give a model that transformers knows",
@@ -107,8 +108,14 @@ def load_pretrained(network: PreTrainedModel, source: str) -> None:
     """Copy the weights of a Hugging Face folder or hub name into a network of the same class.
 
     Raises:
-        CheckpointError: the source is not there, lacks a weight, or has other sizes.
+        CheckpointError: the source is not there, lacks a weight, has other sizes, or computes otherwise.
     """
+    with readable(source):
+        other = type(network.config).from_pretrained(source)
+    for name in COMPUTES:
+        found, wanted = getattr(other, name, None), getattr(network.config, name, None)
+        if found != wanted:
+            raise CheckpointError(f"model.init_from = {source}: has {name} = {found}, the model built here {wanted}")
     names = {name for name, _ in network.named_parameters()}
     load_weights(network, read_pretrained(type(network), source, source, names)[0], source)
 

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.reader import read_weights
+from lightning_modules.core.run_method import method_of_run
 from lightning_modules.core.same_tokenizer import same_tokenizer
 from lightning_modules.core.source_files import tokenizer_of
 from lightning_modules.core.warm_start import checkpoint_of, load_pretrained, load_weights
@@ -35,6 +36,7 @@ def warm_start(method: "Electra", source: str) -> None:
     if method.init_generator_from and brings_pair:
         raise CheckpointError(f"{GENERATOR} = {method.init_generator_from}: {source} brings a generator; leave one out")
     if checkpoint is not None:
+        _refuse_other_heads(method, checkpoint.parents[1], source)
         load_weights(method, read_weights(checkpoint), source)
     elif method.task == "mlm":
         load_pretrained(model.network, source)
@@ -43,6 +45,15 @@ def warm_start(method: "Electra", source: str) -> None:
         load_pretrained(model.discriminator.network, str(inner) if inner.is_dir() else source)
         if model.generator is not None:
             _start_generator(method, str(folder / "generator") if brings_pair else method.init_generator_from, source)
+
+
+def _refuse_other_heads(method: "Electra", run: Path, source: str) -> None:
+    """Compare what no shape of a weight shows; a checkpoint that lies alone does not say it."""
+    heads = getattr(method_of_run(run), "num_heads", None) if (run / "config.yaml").is_file() else method.num_heads
+    if heads != method.num_heads:
+        raise CheckpointError(
+            f"model.init_from = {source}: has model.num_heads = {heads}, the model built here {method.num_heads}"
+        )
 
 
 def _start_generator(method: "Electra", generator: str | None, source: str) -> None:

@@ -184,6 +184,19 @@ def test_what_is_no_file_where_the_run_writes_on_one(tmp_path: Path, name: str, 
         RunFolder(tmp_path).enter(fresh=False)
 
 
+@pytest.mark.parametrize("name", ["lock", "ledger.jsonl", "metrics.jsonl"])
+def test_a_run_writes_through_no_link(tmp_path: Path, name: str) -> None:
+    """A run's folder from elsewhere may lead to any file."""
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "precious")
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(ConfigError, match=rf"{name}: is a link, and the run writes on there; put a file in its place"):
+        folder.enter(fresh=False)
+    folder.leave()
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 @pytest.mark.parametrize("kind", ["pipe", "loop"])
 def test_papers_that_are_no_files_say_nothing_and_are_replaced(tmp_path: Path, kind: str) -> None:
     for name in ("outcome.json", "run.json", "config.next.yaml"):

@@ -211,6 +211,12 @@ def test_what_lies_in_a_run(tmp_path: Path) -> None:
     assert run_above(run / "a" / "b.py", run) == str(run)
     (run / "ledger.jsonl").touch()
     assert run_above(run / "a" / "b.py") == str(run)
+    copied = tmp_path / "copied"
+    (copied / "checkpoints/step_00000003").mkdir(parents=True)
+    (copied / "config.yaml").touch()
+    assert run_above(copied / "a.py") is None
+    (copied / "checkpoints/step_00000003/manifest.json").touch()
+    assert run_above(copied / "a.py") == str(copied), "its papers were left out"
     (beside / "link").symlink_to(run)
     assert run_above(beside / "link" / "a.py") == str(beside / "link")
     assert run_above(beside / "a.py") is None

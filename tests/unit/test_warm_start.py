@@ -50,6 +50,28 @@ def test_starts_from_a_discriminator_alone(tmp_path):
     assert all(torch.equal(state[name], wanted[name]) for name in wanted)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_attention_heads", 2), ("hidden_act", "relu"), ("layer_norm_eps", 0.1)]
+)
+@pytest.mark.parametrize("part", ["discriminator", "generator"])
+def test_a_network_that_computes_otherwise_is_refused(name, value, part, tmp_path):
+    """The shapes of its weights are the same."""
+    electra(1).export(tmp_path / "hf", word_tokenizer())
+    file = tmp_path / "hf" / part / "config.json"
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps(told | {name: value}))
+    with pytest.raises(CheckpointError, match=rf"{part}: has {name} = {value}, the model built here {told[name]}"):
+        electra(2).warm_start(str(tmp_path / "hf"))
+
+
+def test_a_run_with_other_heads_is_refused(tmp_path):
+    words = ["fit", "--config", "configs/electra/debug.yaml", "--callbacks.validation", "null", "--trainer.max_steps=1"]
+    launch(*words, f"--run.dir={tmp_path / 'first'}", "--model.num_heads", "2")
+    done = launch(*words, f"--run.dir={tmp_path / 'second'}", f"--model.init_from={tmp_path / 'first'}",
+                  "--model.num_heads", "4", code=1)  # fmt: skip
+    assert "has model.num_heads = 2, the model built here 4" in done
+
+
 def test_a_generator_that_begins_fresh_is_said_and_one_that_is_named_is_taken(tmp_path):
     trained, fresh = electra(1), electra(2)
     trained.export(tmp_path / "hf", word_tokenizer())
