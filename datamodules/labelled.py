@@ -251,6 +251,11 @@ class LabelledText(TextDataModule):
             return None
         return hashlib.sha256(self.splits["train"].content() + json.dumps(self.label_names).encode()).hexdigest()[:32]
 
+    @property
+    def validation_fingerprint(self) -> str | None:
+        """A hash of the validation examples; None without them."""
+        return hashlib.sha256(self.splits["val"].content()).hexdigest()[:32] if "val" in self.splits else None
+
     def describe(self) -> list[str]:
         """Lines about the data for the start of a run."""
         lines = [f"tokenizer: {self.tokenizer_place}, {self.vocab_size:,} tokens"]

@@ -1,6 +1,7 @@
 """`validate`, `test` and `predict`: a checkpoint of a run, evaluated with the run's data. They lock nothing."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def evaluate(command: str, resolved: Resolved, folder: RunFolder) -> int:
     if command != "predict":
         check_measured(command, found, cli)
     if process_rank() == 0:
+        print(*(f"data: {line}" for line in data_lines(command, cli)), sep="\n")
         report = _predicted if command == "predict" else _measured
         try:
             report(command, found, cli, folder.path, checkpoint)
@@ -74,6 +76,13 @@ def check_prediction(resolved: Resolved) -> None:
     made = str(resolved.get("data.source")).startswith("embedded:")  # brings its test along
     if ("data", "predict_source") in resolved.table and not any(named) and not made:
         raise ConfigError("data.predict_source = null: there is nothing to predict; give --data.predict_source FILE")
+
+
+def data_lines(command: str, cli: Cli) -> list[str]:
+    """Return what the data says of the part that was read for a command."""
+    parts = {"validate": "val", "test": "test", "predict": "predict|test"}[command]
+    found = cli.datamodule.describe() if hasattr(cli.datamodule, "describe") else []
+    return [line for line in found if re.match(rf"(warning: )?({parts})\b", line)]
 
 
 def check_measured(command: str, found: Any, cli: Cli) -> None:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from launch.config.errors import ConfigError, short
-from launch.config.resolved import Resolved, look_for_sources, resolve
+from launch.config.resolved import CONFIG, Resolved, look_for_sources, resolve
 from launch.config.wall_time import seconds_of
 from launch.importing import importing
 from launch.jobs.rendezvous import settle_place
@@ -62,6 +62,10 @@ def _fit_in_folder(resolved: Resolved, folder: RunFolder) -> int:
         has_steps = any(folder.checkpoints.glob("step_*")) or folder.finished_at()
         if has_steps and (problems := unsettled(differences, folder.path)):
             raise ConfigError(*problems)
+        if folder.is_changed():
+            print(
+                f"{folder.path / CONFIG}: is not as the run left it; what it says now is what is compared and trained"
+            )
         if differences:
             print(f"{folder.path} was started with other values:", *described(differences), sep="\n", flush=True)
         steps = resolved.get("trainer.max_steps")

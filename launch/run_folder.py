@@ -10,6 +10,7 @@ data.json     the account of the data
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -25,6 +26,7 @@ from launch.config.read import DEFAULT, Entry, Key, Table, read_file
 from launch.config.resolved import CONFIG, NEXT_CONFIG, RUN_FILE, Resolved
 from launch.config.show import scalar
 from launch.surroundings import now, surroundings
+from lightning_modules.core.foreign import is_run
 
 DEFAULTS_BEFORE = {("data", "sentences"): "split"}  # runs that began with them go on with them
 # What a resumed run may not change: its steps would mean something else, or the optimizer's state would not fit.
@@ -73,6 +75,10 @@ class RunFolder:
     def _enter(self, fresh: bool) -> None:
         if fresh and self.path.exists() and any(file.name != "lock" for file in self.path.iterdir()):
             raise ConfigError(f"run.fresh = true: {self.path} exists; give another --run.dir, or delete the folder")
+        if os.path.isfile(self.path / CONFIG) and not is_run(str(self.path)):
+            raise ConfigError(
+                f"{self.path / CONFIG}: is not a run's, which would replace it; give another --run.dir, or rename it"
+            )
         self.path.mkdir(parents=True, exist_ok=True)
         for name in FOLDERS:
             if os.path.lexists(self.path / name) and not os.path.isdir(self.path / name):
@@ -151,9 +157,21 @@ class RunFolder:
         if not (self.path / CONFIG).exists() or self.differences(resolved):  # else the old one names the older sources
             write_whole(self.path / CONFIG, resolved.run_text())
         (self.path / NEXT_CONFIG).unlink(missing_ok=True)
+        self.facts["config_file_sha256"] = self.config_hash()
         known = {name: fact for name, fact in facts.items() if fact is not None}
         self._note_facts(**self.facts, config_sha256=resolved.digest(), **known)
         self.began = True
+
+    def config_hash(self) -> str | None:
+        """Return a hash of config.yaml as it lies there, None where there is none."""
+        with suppress(OSError):
+            return hashlib.sha256((self.path / CONFIG).read_bytes()).hexdigest()
+        return None
+
+    def is_changed(self) -> bool:
+        """Say whether config.yaml is not as the run left it: it was edited, or cut off."""
+        left = (read_json(self.path / RUN_FILE) or {}).get("config_file_sha256")
+        return left is not None and left != self.config_hash()
 
     def end(self, code: int, step: int, reason: str) -> None:
         """Close the attempt: outcome.json, the ledger, the lock. A full disk does not hide how the run ended."""
@@ -330,9 +348,14 @@ def _identity() -> dict[str, Any]:
 
 def _born(pid: int) -> str:
     """Return when a process began, in the kernel's ticks: process numbers are used again."""
+    return _stat(pid)[19]
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what the kernel says of a process, from its state on; empty words where it says nothing."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
-    return ""
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    return [""] * 20
 
 
 def _holder(text: str) -> dict[str, Any] | None:
@@ -354,6 +377,8 @@ def _is_live(holder: dict[str, Any]) -> bool:
         return False
     except PermissionError:
         pass
+    if _stat(holder["pid"])[0] == "Z":  # it has ended, and nobody has asked how
+        return False
     return holder["pid"] != os.getpid() and holder.get("born", "") in ("", _born(holder["pid"]))
 
 

@@ -205,6 +205,7 @@ def _read(file: str) -> str:
         kind = kind if found[0] == "\r" else f"control character {found[0]!r}"
         raise ConfigError(f"--setup {short(file)}:{line}: {kind}")
     script.check(commands)
+    script.check_setup(commands)
     return commands
 
 

@@ -44,7 +44,9 @@ class Account:
         texts_cut: those that lost their end, or their beginning.
         tokens: tokens of all texts, special ones left out, as far as they were tokenised.
         tokens_cut: those that were lost by cutting.
-        characters_cut: characters of very long texts that were not even tokenised.
+        characters: of the texts, as far as they were tokenised.
+        characters_cut: those of very long texts that were not even tokenised.
+        characters_unknown: those for which unknown tokens stand.
         unknown: tokens that the tokenizer does not know, by script.
         classes: examples of each class.
         notes: what else was counted, in words.
@@ -65,7 +67,9 @@ class Account:
     texts_cut: int = 0
     tokens: int = 0
     tokens_cut: int = 0
+    characters: int = 0
     characters_cut: int = 0
+    characters_unknown: int = 0
     unknown: Counter[str] = field(default_factory=Counter)
     classes: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
@@ -111,6 +115,12 @@ class Account:
     def num_unknown(self) -> int:
         """Tokens that the tokenizer does not know."""
         return self.unknown.total()
+
+    @property
+    def unknown_share(self) -> float:
+        """Share of what the tokenizer does not know, of the tokens or of the characters, where that is more."""
+        of_characters = self.characters_unknown / self.characters if self.characters else 0.0
+        return max(self.num_unknown / self.tokens if self.tokens else 0.0, of_characters)
 
     def is_conserved(self) -> bool:
         """Say whether every record is accounted for."""
@@ -186,6 +196,8 @@ def tokens_told(account: Account) -> str:
         line += f" (and {account.characters_cut:,} characters not tokenised)" if account.characters_cut else ""
     if account.unknown:
         scripts = ", ".join(f"{script} {count:,}" for script, count in account.unknown.most_common(5))
+        if account.characters_unknown:
+            scripts += f"; {share(account.characters_unknown, account.characters)} of the characters"
         line += f", {share(account.num_unknown, account.tokens)} unknown to the tokenizer ({scripts})"
     return line
 
@@ -199,9 +211,11 @@ def share(part: int, whole: int) -> str:
 def warned(account: Account, split: str) -> list[str]:
     """Warn, each in one line, of tokens that are lost or unknown."""
     lines = []
-    for part, what in ((account.tokens_cut, "are lost by cutting"), (account.num_unknown, "are unknown")):
-        if part > WARN_SHARE * account.tokens:
-            lines.append(f"warning: {split}: {share(part, account.tokens)} of the tokens {what}")
+    if account.tokens_cut > WARN_SHARE * account.tokens:
+        lines.append(f"warning: {split}: {share(account.tokens_cut, account.tokens)} of the tokens are lost by cutting")
+    if account.unknown_share > WARN_SHARE:
+        what = "tokens" if account.num_unknown >= account.unknown_share * account.tokens else "characters"
+        lines.append(f"warning: {split}: {100 * account.unknown_share:.1f}% of the {what} are unknown")
     return lines
 
 
@@ -212,8 +226,11 @@ def check(accounts: dict[str, Account], accept: Sequence[Accept], is_corpus: boo
         DataError: naming the split, the share, and the option that allows it.
     """
     for split, account in accounts.items():
-        parts: list[tuple[Accept, int, str]] = [("unknown", account.num_unknown, UNKNOWN_FIX)]
-        parts += [("lost", account.tokens_cut, LOST_FIX)] if is_corpus else []
+        lost = account.tokens_cut / account.tokens if account.tokens and is_corpus else 0.0
+        parts: list[tuple[Accept, float, str]] = [
+            ("unknown", account.unknown_share, UNKNOWN_FIX),
+            ("lost", lost, LOST_FIX),
+        ]
         for name, part, fix in parts:
-            if part > REFUSE_SHARE * account.tokens and name not in accept:
+            if part > REFUSE_SHARE and name not in accept:
                 raise DataError(f"data: {split}: {tokens_told(account)}; {fix}, or allow it with data.accept: [{name}]")

@@ -16,7 +16,9 @@ PART_WORDS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-PART_OF = {word: part for part, words in PART_WORDS.items() for word in words}
+PART_OF = {f"{word}{end}": part for part, words in PART_WORDS.items() for word in words for end in ("", "set", "data")}
+PART_OF["devtest"] = "test"  # as FLORES calls it
+CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # testData is two words
 WANTED = {"train": "train", "val": "validation", "test": "test", "predict": "test"}  # the part of each split
 SHARD = re.compile(r"[-_.]?\d+([-_.]of[-_.]\d+)?$")
 HUB_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
@@ -51,7 +53,7 @@ def part_of(name: str) -> str:
 
 def words_of(name: str) -> list[str]:
     """Cut a name into words, without the number of a shard."""
-    return re.split(r"[-_. ]+", SHARD.sub("", name.lower()))
+    return re.split(r"[-_. =]+", SHARD.sub("", CAMEL.sub("_", name).lower()))
 
 
 def twins_of(paths: list[Path]) -> dict[Path, str]:

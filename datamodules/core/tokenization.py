@@ -176,7 +176,7 @@ class Worker:
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         found = [encoding.ids for encoding in encodings]
         self.account.tokens += sum(map(len, found))
-        self.unknown.count(texts, found, self.account.unknown)
+        self.unknown.count(texts, found, self.account)
         return found
 
 

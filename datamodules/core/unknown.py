@@ -2,10 +2,11 @@
 
 import json
 import unicodedata
-from collections import Counter
 from functools import lru_cache
 
 from tokenizers import Tokenizer
+
+from datamodules.core.account import Account
 
 CALLED = {"CJK": "Han", "IDEOGRAPHIC": "Han", "KATAKANA-HIRAGANA": "Katakana"}
 KINDS = {"S": "symbols", "P": "punctuation", "N": "numbers", "C": "control characters", "Z": "spaces"}
@@ -28,16 +29,18 @@ def unknown_id(tokenizer: Tokenizer) -> int | None:
 
 
 class Unknown:
-    """Counts the unknown tokens of texts by script."""
+    """Counts the unknown tokens of texts by script, and their characters: one may stand for a line without spaces."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.id = tokenizer, unknown_id(tokenizer)
 
-    def count(self, texts: list[str], rows: list[list[int]], into: Counter[str]) -> None:
+    def count(self, texts: list[str], rows: list[list[int]], account: Account) -> None:
         """Add those of some texts, whose ids are `rows`; to see where they stand, such texts are encoded again."""
+        account.characters += sum(map(len, texts))
         if self.id is None:
             return
         some = [text for text, ids in zip(texts, rows, strict=True) if self.id in ids]
         for text, encoding in zip(some, self.tokenizer.encode_batch(some, add_special_tokens=False), strict=True):
-            places = (place for place, number in zip(encoding.offsets, encoding.ids, strict=True) if number == self.id)
-            into.update(script_of(text[start]) for start, _ in places)
+            places = [place for place, number in zip(encoding.offsets, encoding.ids, strict=True) if number == self.id]
+            account.unknown.update(script_of(text[start]) for start, _ in places)
+            account.characters_unknown += sum(end - start for start, end in places)

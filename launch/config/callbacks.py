@@ -14,6 +14,13 @@ LIGHTNING = "lightning.pytorch.callbacks."
 EPOCHS = ("on_train_epoch_start", "on_train_epoch_end")
 ENDLESS = "and there are none: the data has no end"
 NO_EPOCHS = f"acts at epochs ({{hooks}}), {ENDLESS}; use on_train_batch_end and trainer.global_step"
+VALIDATION = tuple(
+    f"on_validation_{when}" for when in ("start", "batch_start", "batch_end", "epoch_start", "epoch_end", "end")
+)
+NO_VALIDATION = (
+    "acts at Lightning's validation ({hooks}), which a run has none of: callbacks.validation judges between steps; use "
+    "on_train_batch_end and trainer.global_step"
+)
 # Classes that come with Lightning, and those derived from them; the first that fits is told.
 REFUSED = {
     "EarlyStopping": "reads trainer.callback_metrics, which stays empty: values go to loggers; give trainer.max_steps",
@@ -57,7 +64,12 @@ def refusal(path: str) -> str | None:
     if hooks and not is_a(path, (LIGHTNING + "ProgressBar",)):
         return NO_EPOCHS.format(hooks=" and ".join(hooks))
     found = lookup(path)
-    if found and found[1].name.startswith("lightning.") and not overridden(path):
+    ships = found and found[1].name.startswith("lightning.")
+    ours = found and found[1].name.startswith("callbacks.")
+    hooks = [hook for hook in VALIDATION if hook in overridden(path)]
+    if hooks and not (ships or ours) and not is_a(path, (LIGHTNING + "ProgressBar",)):
+        return NO_VALIDATION.format(hooks=" and ".join(hooks))
+    if ships and not overridden(path):
         return "does nothing by itself; give a class that is derived from it"
     return None
 

@@ -143,6 +143,11 @@ def single_is_one_node(strategy: str, nodes: int) -> str | None:
     return "is one process on one node; use --config configs/strategy/ddp.yaml" if many else None
 
 
+def no_variable(folder: str) -> str | None:
+    """TensorBoard's logger would put a variable's value in its place, and nothing else of the run would."""
+    return "holds a $, and variables are not filled in here; write the folder out" if "$" in str(folder) else None
+
+
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PROFILERS = ("simple", "advanced", "pytorch", "xla")
 NAMES = (
@@ -189,6 +194,7 @@ RULES: list[Rule] = [
     (("data.sequence_length", "model.max_positions"), fits_positions),
     (("run.dir",), printable),
     (("run.dir",), address_problem),
+    (("run.dir",), no_variable),
     (("model.init_from",), address_problem),
     (("run.max_wall_time",), wall_time),
     (("model.learning_rate",), not_negative),

@@ -62,6 +62,26 @@ def text(job: Job) -> str:
     return re.sub(r"@([A-Z]+)@", lambda found: values[found[1]], TEMPLATE.read_text(encoding="utf-8"))
 
 
+# At the beginning of a command: another program in the place of the shell, nothing executed any more, no guard.
+ENDS = re.compile(
+    r"(?:^|[;&|]|\b(?:do|then|else)\b)\s*"
+    r"(exec\s+(?![0-9{<>&])\S+|set\s+(?:-\w*n\w*\b|-o\s+noexec)|trap\s+(?:-|''|\"\")\s[^;&|]*\b(?:EXIT|0)\b)"
+)
+
+
+def check_setup(text: str) -> None:
+    """Refuse commands after which the job's own would not be run, and the job would look as if it were done.
+
+    Raises:
+        ConfigError: naming the line.
+    """
+    for number, line in enumerate(text.splitlines(), start=1):
+        if found := ENDS.search(line):
+            raise ConfigError(
+                f"--setup: line {number}: {found[1]!r} would end the job as if it were done; leave it out"
+            )
+
+
 def check(script: str) -> None:
     """Let bash read a script, or the commands of a setup file, without running it.
 

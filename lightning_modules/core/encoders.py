@@ -107,6 +107,8 @@ def bare_network(config: PreTrainedConfig) -> PreTrainedModel:
         raise CheckpointError(
             f"the family {family} cannot be cut at its layers; take one of {', '.join(sorted(FLAT + PADDED))}"
         )
+    if family in CAUSAL and getattr(config, "is_causal", None) is False:
+        raise CheckpointError(f"the family {family} is read as causal, and its config.json says is_causal = false")
     options = {"attn_implementation": "flat"} if family in FLAT else {}
     if "add_pooling_layer" in inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters:
         options["add_pooling_layer"] = False

@@ -1,5 +1,6 @@
 """Fine-tuning as a LightningModule: a pre-trained encoder, a head, and labels."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -230,4 +231,7 @@ class Finetune(TakesEncoder, Method):
                 "model.head = linear: transformers has no class with this head; fine-tune with model.head hugging_face "
                 "to export"
             )
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.split_special_tokens = True  # "[SEP]" in a text is characters, as in training
+        tokenizer.init_kwargs["split_special_tokens"] = True  # of those names alone is anything saved
         save_network(self.model.network, folder, tokenizer)

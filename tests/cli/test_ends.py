@@ -155,6 +155,11 @@ def test_whose_lock_counts(tmp_path: Path) -> None:
     assert light(*words, SLURM_JOB_ID="123").returncode == 1, "a live process of the same job"
     held(tmp_path, pid=gone.pid)
     assert light(*words).returncode == 0, "the process is gone"
+    zombie = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    held(tmp_path, pid=zombie.pid)
+    assert light(*words).returncode == 0, "it has ended, and nobody has waited for it"
+    zombie.wait()
     held(tmp_path, born="17")
     assert light(*words).returncode == 0, "its number belongs to another process now"
     for damage in (b"{half a li", b"\xff\x00", b'{"pid": 1}', b'{"host": "node7", "pid": "x"}'):

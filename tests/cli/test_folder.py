@@ -197,6 +197,26 @@ def test_a_run_writes_through_no_link(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "precious").read_text() == "precious"
 
 
+def test_a_configuration_of_ones_own_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("# notes\nseed: 1\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml: is not a run's, which would replace it"):
+        RunFolder(tmp_path).enter(fresh=False)
+    assert (tmp_path / "config.yaml").read_text() == "# notes\nseed: 1\n"
+    (tmp_path / "ledger.jsonl").touch()
+    RunFolder(tmp_path).enter(fresh=False)
+
+
+def test_a_configuration_that_was_edited_or_cut_off_is_told(tmp_path: Path) -> None:
+    resolved, folder = resolve(["--config", TOY]), RunFolder(tmp_path)
+    folder.start(resolved, "new")
+    assert not folder.is_changed()
+    folder.accept(resolved)
+    assert not folder.is_changed()
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text[: len(text) // 2])
+    assert folder.is_changed()
+
+
 @pytest.mark.parametrize("kind", ["pipe", "loop"])
 def test_papers_that_are_no_files_say_nothing_and_are_replaced(tmp_path: Path, kind: str) -> None:
     for name in ("outcome.json", "run.json", "config.next.yaml"):

@@ -254,6 +254,7 @@ def test_ways_to_name_devices() -> None:
         ("--trainer.accelerator=nosuch", "expected one of auto, cpu, cuda, gpu, mps, tpu"),
         ("--trainer.profiler=nosuch", "expected one of simple, advanced, pytorch, xla, or a class_path"),
         ("--trainer.model_registry=x", "not set here: it is not supported; no model is uploaded"),
+        ("--run.dir=runs/$NAME", "holds a $, and variables are not filled in here; write the folder out"),
         ('--run.dir=""', "is empty; give a name, or null"),
         ('--data.source=""', "is empty; give a name, or null"),
         ("--run.checkpoint=-5", "must be at least 0"),

@@ -183,3 +183,24 @@ def test_texts_without_a_token_are_counted(tmp_path: Path, examples: str) -> Non
         "of pairs each text is kept once"
     )
     assert account.is_conserved()
+
+
+@pytest.mark.parametrize("examples", ["segments", "labelled", "pairs"])
+def test_one_unknown_token_may_stand_for_a_whole_text(tmp_path: Path, examples: str) -> None:
+    """A tokenizer without the letters of a writing without spaces makes one token of a line."""
+    texts = ["ภาษาไทยเป็นภาษาที่มีระดับเสียง" + "ก" * n if n % 4 == 0 else f"the fox and hen {n}" for n in range(16)]
+    rows = [{"text": it, "word": "ab"[n % 2], "anchor": it, "positive": f"a den {n}"} for n, it in enumerate(texts)]
+    known = write(tmp_path / "known.jsonl", [{"text": f"the fox and hen {n} a den"} for n in range(10)])
+    tokenizer = TextCorpus(TokenizerOptions(train=WordPieceTraining(60)), 4, 4, str(known), cache_dir=str(tmp_path))
+    named = TokenizerOptions(name=str(tokenizer.preparation.make_tokenizer()))
+    shared, source = (named, 4, 4), str(write(tmp_path / "a.jsonl", rows))
+    options = {"cache_dir": str(tmp_path / "cache")}
+    if examples == "labelled":
+        data = LabelledText(*shared, source, label_field="word", **options)
+    elif examples == "pairs":
+        data = TextPairs(*shared, source=source, **options)
+    else:
+        data = TextCorpus(*shared, source, validation_fraction=0.0, **options)
+    with pytest.raises(DataError, match=r"unknown .*; \d\d\.\d% of the characters\).*data\.accept: \[unknown\]"):
+        data.prepare_data()
+        data.setup()

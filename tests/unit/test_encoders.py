@@ -66,6 +66,14 @@ def test_the_final_norm_is_found_only_where_it_is_outside_of_the_layers():
     assert norms == {"modernbert", *CAUSAL}
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_a_causal_family_that_is_told_not_to_be_is_refused(family):
+    config = config_of(family)
+    config.is_causal = False
+    with pytest.raises(CheckpointError, match=rf"the family {family} is read as causal, .* is_causal = false"):
+        Encoder(config)
+
+
 def test_a_family_that_cannot_be_cut_is_refused():
     with pytest.raises(CheckpointError, match=r"the family albert cannot be cut at its layers; take one of bert, "):
         Encoder(config_of("albert"))

@@ -10,6 +10,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -187,6 +188,13 @@ def test_an_export_is_read_by_transformers_with_the_names_of_the_classes(tmp_pat
     assert peer.config.id2label == {0: "bad", 1: "good"}
     with torch.no_grad():
         torch.testing.assert_close(method.model(batch), peer(**padded(batch)).logits, atol=1e-6, rtol=1e-5)
+
+
+def test_an_exported_classifier_takes_the_names_of_special_tokens_for_characters(tmp_path):
+    """As in training and predictions: a text may hold them."""
+    finetune(["bad", "good"], head="hugging_face").export(tmp_path, word_tokenizer())
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.sep_token_id not in again("w7 [SEP] w8", add_special_tokens=False)["input_ids"]
 
 
 def test_the_linear_head_cannot_be_exported(tmp_path):

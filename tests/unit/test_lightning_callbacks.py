@@ -97,6 +97,9 @@ class Bar(TQDMProgressBar):
 
 class AtSteps(Callback):
     def on_train_batch_end(self, *_): ...
+    def on_test_end(self, *_): ...
+
+class AtValidation(AtSteps):
     def on_validation_end(self, *_): ...
 """
 
@@ -107,6 +110,9 @@ def test_callbacks_of_ones_own_are_judged_by_their_hooks(tmp_path: Path, monkeyp
     epochs = "acts at epochs (on_train_epoch_end), and there are none"
     for name, reason in {"AtEpochs": epochs, "Below": epochs, "Clock": "ends the run as if it were done"}.items():
         assert refusal(f"own_callbacks.{name}").startswith(reason)
+    assert refusal("own_callbacks.AtValidation").startswith(
+        "acts at Lightning's validation (on_validation_end), which a"
+    )
     for name in ("Bar", "AtSteps"):
         assert refusal(f"own_callbacks.{name}") is None
     words = ["--config", "tests/cli/toy.yaml", "--callbacks.x.class", "own_callbacks.AtEpochs"]

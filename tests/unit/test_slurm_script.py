@@ -196,6 +196,10 @@ def test_a_setup_file_comes_first_and_must_be_bash(tmp_path: Path) -> None:
         ("cat <<END > file\nmodule load cuda\n", "here-document"),
         ("start() {\n", "is not one that bash can read"),
         ("export A='b\n", "is not one that bash can read"),
+        ("module load x\nexec true\n", "--setup: line 2: 'exec true' would end the job as if it were done"),
+        ("cd /x && exec env/bin/activate\n", "line 1: 'exec env/bin/activate' would end"),
+        ("set -n\n", "line 1: 'set -n' would end"),
+        ("trap - EXIT; exit 0\n", "line 1: 'trap - EXIT' would end"),
         ("module load cuda\r\n", ":1: lines end as on Windows; save it with LF"),
         ("module load cuda\nexport A=\x1b[31m\n", ":2: control character '\\x1b'"),
         ("#" * 300_000, "is over 256 KiB; let it call a script of yours"),
@@ -222,6 +226,7 @@ def test_a_setup_is_a_regular_file(tmp_path: Path) -> None:
     [
         ("export A=1", 0, "went on with 1\n"),
         ("exit 0", 1, ""),
+        ("exec 3>&1; export A=5; set -o pipefail", 0, "went on with 5\n"),
         ("export A=2; set -eu", 0, "went on with 2\n"),
         ("trap 'echo bye' EXIT; A=3", 0, "went on with 3\nbye\n"),
     ],
