@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from datamodules.core import pair_rules, wordpiece
 from datamodules.core.account import Accept, Account, told
-from datamodules.core.base import TextDataModule
+from datamodules.core.base import ACCOUNT_FILE, TextDataModule
 from datamodules.core.corpus import account_of, digest, manifest_of
 from datamodules.core.errors import DataError
 from datamodules.core.loader import Evaluation, FromStep, loader
@@ -28,7 +28,6 @@ from datamodules.core.wordpiece import TokenizerOptions
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-ACCOUNT_FILE = "data.json"  # in the run's folder
 BEFORE, COLUMNS = 1, 2  # rules by which columns are found
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from datamodules.core import wordpiece
 from datamodules.core.account import Accept, Account, told
-from datamodules.core.base import TextDataModule
+from datamodules.core.base import ACCOUNT_FILE, TextDataModule, rules_of
 from datamodules.core.corpus import Corpus, account_of, digest, manifest_of
 from datamodules.core.errors import DataError
 from datamodules.core.loader import Evaluation, FromStep, Steps, loader
@@ -99,9 +99,25 @@ class TextCorpus(TextDataModule):
         self.stream_states: dict[str, Any] | None = None
 
     def prepare_data(self) -> None:
-        """Train the tokenizer and tokenises the corpora that are not there yet; Lightning calls it on one rank."""
+        """Train the tokenizer and tokenise the corpora that are not there yet; Lightning calls it on one rank.
+
+        Raises:
+            DataError: the text is no good, or a stream is not of the files that the run began with.
+        """
+        if self.kept_tokenizer and self.trainer.training and self.preparation.streaming:
+            began = rules_of(self.kept_tokenizer.parent / ACCOUNT_FILE).get("stream")
+            if began not in (None, self.preparation.stream_hash()):
+                raise DataError(
+                    f"data.source = {self.preparation.sources['train']}: is not the text that the run began with; give "
+                    "the same files, or another --run.dir"
+                )
         self.places = self.preparation.make(self.seed, self.kept_tokenizer)
         self.check_accounts(is_corpus=True)
+
+    def report(self) -> dict[str, Any]:
+        """Write the accounts as plain values, and a hash of the files that are streamed."""
+        streamed = self.preparation.stream_hash() if self.preparation.streaming else None
+        return {**super().report(), **({"rules": {"stream": streamed}} if streamed else {})}
 
     def accounts(self) -> dict[str, Account]:
         """Give the account of each split that is prepared."""
@@ -128,6 +144,11 @@ class TextCorpus(TextDataModule):
         """A hash of what decides the training data besides seed, batch and sequence length."""
         grouping = [self.length_grouping_steps, self.micro_batch_size] if self.length_grouping_steps else []
         return digest([self.places.fingerprint, self.examples, grouping])
+
+    @property
+    def validation_fingerprint(self) -> str | None:
+        """A hash of what decides the validation examples; None where there are none."""
+        return Path(self.places.corpora["val"]).name if "val" in self.places.corpora else None
 
     def describe(self) -> list[str]:
         """Lines about the data for the start of a run."""

@@ -54,7 +54,7 @@ def evaluate(command: str, resolved: Resolved, folder: RunFolder) -> int:
     if command != "predict":
         check_measured(command, found, cli)
     if process_rank() == 0:
-        print(*(f"data: {line}" for line in data_lines(command, cli)), sep="\n")
+        print("".join(f"data: {line}\n" for line in data_lines(command, cli)), end="")
         report = _predicted if command == "predict" else _measured
         try:
             report(command, found, cli, folder.path, checkpoint)

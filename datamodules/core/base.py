@@ -1,5 +1,6 @@
 """What every DataModule of text shares: its place among the ranks, its batch sizes, its position."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from datamodules.core.loader import Batching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+ACCOUNT_FILE = "data.json"  # in the run's folder
 
 
 class TextDataModule(LightningDataModule):
@@ -77,3 +80,12 @@ class TextDataModule(LightningDataModule):
     def first_step(self) -> int:
         """The step with which training begins or goes on."""
         return self.trainer.global_step if self.trainer is not None else 0
+
+
+def rules_of(file: Path) -> dict[str, Any]:
+    """Read from a run's account by which rules its data was read; nothing where it does not say."""
+    try:
+        rules = json.loads(file.read_text(encoding="utf-8"))["rules"]
+        return rules if isinstance(rules, dict) else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}

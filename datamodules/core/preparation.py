@@ -98,7 +98,7 @@ class Preparation:
             {split: str(plan.folder) for split, plan in plans.items()},
             plans["train"].fingerprint
             if "train" in plans
-            else digest([self.sources["train"], self.tokenizer.name or str(tokenizer)]),
+            else digest([self.sources["train"], self.tokenizer.name or str(self.trained_folder())]),
         )
 
     @told
@@ -185,6 +185,11 @@ class Preparation:
         """Give what the streamed training text leads to; of the hub that is not known beforehand."""
         name = self.sources["train"]
         return Located(()) if is_hub_name(name) else self.found(name, "train")
+
+    def stream_hash(self) -> str | None:
+        """Hash the files of the streamed training text; None of the hub, whose files are not here."""
+        source = None if is_hub_name(self.sources["train"]) else self.source("train")
+        return digest(text_description(source, self.cache)) if source else None
 
     def streamed(self) -> "IterableDataset":
         """Open the training text as a stream."""

@@ -255,6 +255,20 @@ def test_embeddings_are_judged_without_the_pairs_that_they_were_trained_on(tmp_p
     for command in ("validate", "test"):
         done = launch(command, "--config", "run/config.yaml", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+        part = {"validate": "val"}.get(command, command)
+        assert f"data: {part} mine: 12 records read, 12 used" in done.stdout
         assert "mine_spearman" in (tmp_path / f"run/{command}.json").read_text()
     again = launch("fit", "--config", "run/config.yaml", "--trainer.max_steps", "2", cwd=tmp_path)
     assert "pairs.jsonl: no such file" in errors(again)[0]
+
+
+def test_a_stream_whose_files_have_changed_is_refused(tmp_path: Path) -> None:
+    words = [f"a line of text with the number {n} in it" for n in range(400)]
+    (tmp_path / "a.txt").write_text("\n\n".join(words))
+    flags = ["--config", "configs/electra/debug.yaml", "--run.dir", "run", "--data.source", "a.txt", "--data.streaming",
+             "true", "--data.examples", "packed", "--data.cache_dir", "cache", "--trainer.max_steps"]  # fmt: skip
+    assert launch("fit", *flags, "1", cwd=tmp_path).returncode == 0
+    assert launch("fit", *flags, "2", cwd=tmp_path).returncode == 0
+    (tmp_path / "a.txt").write_text("\n\n".join(words[::-1]))
+    (line,) = errors(launch("fit", *flags, "3", cwd=tmp_path))
+    assert "data.source = a.txt: is not the text that the run began with" in line
