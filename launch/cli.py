@@ -20,7 +20,7 @@ from launch.config.errors import ConfigError, one_line
 from launch.config.read import Table
 from launch.config.resolved import Resolved, check_ranks
 from launch.config.show import named
-from launch.guard import Guard
+from launch.guard import Begun, Guard
 from launch.jobs.environment import cluster_plugins
 from launch.papers import papers_of
 from launch.run_folder import RunFolder
@@ -169,7 +169,8 @@ class Cli(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if self.command == "fit":
-            callbacks = [Guard(self.resolved, self.checkpoint, self.folder), *callbacks, self.record]
+            guard = Guard(self.resolved, self.checkpoint, self.folder)
+            callbacks = [guard, *callbacks, self.record, Begun(self.resolved, guard.resumes, self.folder)]
         config["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
         try:
             return super()._instantiate_trainer(config, callbacks)

@@ -22,6 +22,8 @@ from launch.run import DONE, ERROR
 from launch.run_folder import RunFolder, write_json, write_whole
 from lightning_modules.core.checkpoint.errors import CheckpointError
 
+LIMITED = {"validate": "val", "test": "test", "predict": "predict"}
+
 
 def evaluate(command: str, resolved: Resolved, folder: RunFolder) -> int:
     """Evaluate the chosen checkpoint, and write RUN/validate.json, RUN/test.json or RUN/predictions.jsonl.
@@ -80,7 +82,7 @@ def check_prediction(resolved: Resolved) -> None:
 
 def data_lines(command: str, cli: Cli) -> list[str]:
     """Return what the data says of the part that was read for a command."""
-    parts = {"validate": "val", "test": "test", "predict": "predict|test"}[command]
+    parts = "predict|test" if command == "predict" else LIMITED[command]
     found = cli.datamodule.describe() if hasattr(cli.datamodule, "describe") else []
     return [line for line in found if re.match(rf"(warning: )?({parts})\b", line)]
 
@@ -97,14 +99,25 @@ def check_measured(command: str, found: Any, cli: Cli) -> None:
         raise ConfigError(f"data.{key} = null: nothing was judged; name what is to be judged there")
 
 
+def limit_of(command: str, cli: Cli) -> dict[str, Any]:
+    """Say that only a part of the data was read, if so, and return what a report keeps of it."""
+    key = f"trainer.limit_{LIMITED[command]}_batches"
+    if (limit := cli.resolved.get(key)) in (None, 1.0):
+        return {}
+    print(f"{key} = {limit}: only a part of the data was read")
+    return {key: limit}
+
+
 def _measured(command: str, found: Any, cli: Cli, run: Path, checkpoint: Path) -> None:
     metrics = {name: value for part in found for name, value in part.items()} | cli.model.logged
     file = run / f"{command}.json"
-    write_json(file, {"checkpoint": str(checkpoint), "step": step_of(checkpoint), **metrics})
+    limit = limit_of(command, cli)
+    write_json(file, {"checkpoint": str(checkpoint), "step": step_of(checkpoint), **limit, **metrics})
     print(*table(metrics, f"{command} of {checkpoint}"), f"written to {file}", sep="\n")
 
 
 def _predicted(command: str, found: Any, cli: Cli, run: Path, checkpoint: Path) -> None:
+    limit_of(command, cli)
     rows = [row for batch in found for row in (batch if isinstance(batch, list) else [batch])]
     file = run / "predictions.jsonl"
     write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))

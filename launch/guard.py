@@ -53,7 +53,7 @@ class Guard(Callback):
         return found
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write down what the run trains with from here on: nothing can refuse it any more.
+        """Compare the steps, and let the checkpoints say whose they are.
 
         Raises:
             CheckpointError: the counters of the checkpoint do not stand at its step.
@@ -61,6 +61,16 @@ class Guard(Callback):
         if self.checkpoint and trainer.global_step != step_of(Path(self.checkpoint)):
             raise CheckpointError(f"{self.checkpoint}: its loops stand at step {trainer.global_step}; it was changed")
         trainer.strategy.of_run = identity(self.resolved) | {"data": getattr(trainer.datamodule, "fingerprint", None)}
+
+
+class Begun(Callback):
+    """Writes down what the run trains with from here on, after all other callbacks: none of them has refused it."""
+
+    def __init__(self, resolved: Resolved, resumes: bool, folder: RunFolder) -> None:
+        self.resolved, self.resumes, self.folder = resolved, resumes, folder
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the configuration and the data those of the run."""
         if trainer.is_global_zero:
             names = ("fingerprint", "validation_fingerprint")
             fingerprint, judged = (getattr(trainer.datamodule, name, None) for name in names)

@@ -42,7 +42,7 @@ class Encoded:
         rows, seconds, self.num_cut = [], [], 0
         for number in range(len(examples)):
             pair = found[2 * number : 2 * number + 2] if paired else [found[number]]
-            kept = shortened(pair, length - 1 - len(pair))
+            kept = shortened(pair, length - 1 - len(pair), tokenizer.truncation_side)
             self.num_cut += kept != pair
             account.texts += len(pair)
             account.tokens += sum(map(len, pair))
@@ -71,8 +71,10 @@ class Encoded:
         return b"".join(part.tobytes() for part in (self.ids, self.starts, self.seconds, self.labels.numpy()))
 
 
-def shortened(texts: list[list[int]], room: int) -> list[list[int]]:
-    """Cuts one or two texts from the right to `room` tokens together, the longer one first."""
+def shortened(texts: list[list[int]], room: int, side: str = "right") -> list[list[int]]:
+    """Cuts one or two texts on a side to `room` tokens together, the longer one first."""
+    if side == "left":
+        return [ids[::-1] for ids in shortened([ids[::-1] for ids in texts], room)]
     if sum(map(len, texts)) <= room:
         return texts
     if len(texts) == 1:

@@ -10,7 +10,7 @@ import pytest
 from launch.config.errors import ConfigError
 from launch.config.resolved import resolve
 from launch.run_folder import RunFolder
-from tests.cli.launching import TOY, errors, launch, light
+from tests.cli.launching import ROOT, TOY, errors, launch, light
 from tests.cli.test_ends import finish
 
 BINARY = b"\xff\x00\x80"
@@ -272,3 +272,18 @@ def test_a_stream_whose_files_have_changed_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n\n".join(words[::-1]))
     (line,) = errors(launch("fit", *flags, "3", cwd=tmp_path))
     assert "data.source = a.txt: is not the text that the run began with" in line
+
+
+def test_a_start_that_a_callback_refuses_changes_no_papers(tmp_path: Path) -> None:
+    """As a tracker does that is not reached."""
+    (tmp_path / "refusing.py").write_text(
+        "from lightning import Callback\nfrom datamodules.core.errors import DataError\n\nclass No(Callback):\n"
+        "    def on_train_start(self, *_):\n        raise DataError('not reached')\n"
+    )
+    words = ["fit", "--config", TOY, "--run.dir", str(tmp_path / "run"), "--trainer.max_steps"]
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
+    assert launch(*words, "2", PYTHONPATH=path).returncode == 0
+    papers = {name: (tmp_path / "run" / name).read_bytes() for name in ("config.yaml", "run.json", "outcome.json")}
+    refused = launch(*words, "4", "--callbacks.x.class", "refusing.No", PYTHONPATH=path)
+    assert errors(refused) == ["not reached"]
+    assert papers == {name: (tmp_path / "run" / name).read_bytes() for name in papers}

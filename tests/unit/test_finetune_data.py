@@ -89,9 +89,11 @@ def test_all_formats_give_the_same_examples(tmp_path, tokenizer_folder):
     assert len(set(prints.values())) == 1, prints
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("length", [8, 9, 12, 64])
-def test_ids_segments_and_cuts_are_those_of_transformers(length):
+def test_ids_segments_and_cuts_are_those_of_transformers(length, side):
     tokenizer = word_tokenizer()
+    tokenizer.truncation_side = side
     word = [f"w{n}" for n in range(5, 60)]
     pairs = [(word[:a], word[20 : 20 + b]) for a, b in [(1, 1), (9, 2), (2, 9), (9, 9), (8, 9), (9, 8), (30, 4)]]
     examples = [Example(" ".join(a), " ".join(b), "x", "") for a, b in pairs]
@@ -108,8 +110,9 @@ def test_ids_segments_and_cuts_are_those_of_transformers(length):
     assert ours.num_cut == sum(len(a) + len(b) + 3 > length for a, b in pairs)
 
 
-def test_a_single_text_is_cut_from_the_right():
+def test_a_single_text_is_cut_on_the_side_of_the_tokenizer():
     assert shortened([[1, 2, 3]], 2) == [[1, 2]]
+    assert shortened([[1, 2, 3]], 2, "left") == [[2, 3]]
 
 
 def test_numbers_and_pairs(tmp_path, tokenizer_folder):
