@@ -36,7 +36,9 @@ class Encoded:
         paired = examples[0].second is not None
         texts = [text for example in examples for text in (example[:2] if paired else example[:1])]
         found = [encoding.ids for encoding in core.encode_batch_fast(texts, add_special_tokens=False)]
-        Unknown(core).count(texts, found, account)
+        unknown = Unknown(core)
+        unknown.count(texts, found, account)
+        unknown.count_special(texts, account)
         account.note(NO_TOKEN, sum(not ids for ids in found))
         first, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
         rows, seconds, self.num_cut = [], [], 0

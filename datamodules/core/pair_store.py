@@ -62,6 +62,7 @@ class Encoder:
         account = Account() if account is None else account
         shown = [self.part(text, MOST_CHARACTERS) for text in texts]
         encodings = self.core.encode_batch_fast(shown, add_special_tokens=False)
+        self.unknown.count_special(texts, account)
         self.unknown.count(shown, [encoding.ids for encoding in encodings], account)
         for text, limit, encoding in zip(texts, limits, encodings, strict=True):
             ids, room = encoding.ids, limit - len(self.before) - len(self.after)

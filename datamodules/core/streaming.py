@@ -161,6 +161,7 @@ class Stream(TorchIterable[list[TextBatch]]):
         account.used, account.texts, account.tokens = account.used + 1, account.texts + 1, account.tokens + len(ids)
         account.records = account.used + account.left_out.total()
         self.unknown.count([row["text"]], [ids], account)
+        self.unknown.count_special([row["text"]], account)
 
     def lay_out(self, windows: NDArray[np.int64], first: int) -> TextBatch:
         """Make a micro-batch of full windows whose first one has the given place in the global order."""

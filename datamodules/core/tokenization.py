@@ -140,6 +140,7 @@ class Worker:
     def rows(self, batch: list[Document]) -> Iterator[tuple[list[int], int]]:
         """Yield the rows of some documents, each with the place where its segment B begins."""
         recipe = self.job.recipe
+        self.unknown.count_special([document.text for document in batch], self.account)
         if recipe.examples == "segments":
             yield from self.segment_rows(batch)
             return

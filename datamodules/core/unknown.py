@@ -1,4 +1,4 @@
-"""Counting what a tokenizer does not know, by script."""
+"""Counting what a tokenizer does not know, by script, and what it takes for another thing than a user may mean."""
 
 import json
 import unicodedata
@@ -33,6 +33,18 @@ class Unknown:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.id = tokenizer, unknown_id(tokenizer)
+        self.special = {added.content: self.told(added.content, number)
+                        for number, added in tokenizer.get_added_tokens_decoder().items() if added.special}  # fmt: skip
+
+    def told(self, token: str, number: int) -> str:
+        """Say how a special token's name is read in a text: as characters, but for some models of sentencepiece."""
+        ids = self.tokenizer.encode(token, add_special_tokens=False).ids
+        return f"of the texts hold {token}, which is read as {'the token' if number in ids else 'characters'}"
+
+    def count_special(self, texts: list[str], account: Account) -> None:
+        """Count the texts that hold the name of a special token."""
+        for token, told in self.special.items():
+            account.note(told, sum(token in text for text in texts))
 
     def count(self, texts: list[str], rows: list[list[int]], account: Account) -> None:
         """Add those of some texts, whose ids are `rows`; to see where they stand, such texts are encoded again."""

@@ -204,3 +204,20 @@ def test_one_unknown_token_may_stand_for_a_whole_text(tmp_path: Path, examples: 
     with pytest.raises(DataError, match=r"unknown .*; \d\d\.\d% of the characters\).*data\.accept: \[unknown\]"):
         data.prepare_data()
         data.setup()
+
+
+@pytest.mark.parametrize("examples", ["segments", "packed", "labelled", "pairs"])
+def test_names_of_special_tokens_in_texts_are_told(tmp_path: Path, examples: str) -> None:
+    texts = [f"the fox [SEP] and the hen {n}" if n % 4 == 0 else f"the fox and the hen {n}" for n in range(16)]
+    rows = [{"text": it, "word": "ab"[n % 2], "anchor": it, "positive": f"a den {n}"} for n, it in enumerate(texts)]
+    shared, source = (TokenizerOptions(train=WordPieceTraining(60)), 4, 4), str(write(tmp_path / "a.jsonl", rows))
+    options = {"cache_dir": str(tmp_path / "cache")}
+    if examples == "labelled":
+        data = LabelledText(*shared, source, label_field="word", **options)
+    elif examples == "pairs":
+        data = TextPairs(*shared, source=source, **options)
+    else:
+        data = TextCorpus(*shared, source, examples=examples, validation_fraction=0.0, **options)
+    data.prepare_data()
+    data.setup()
+    assert data.accounts()["train"].notes == {"of the texts hold [SEP], which is read as characters": 4}
