@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from callbacks.loggers import steps_of
 from callbacks.papers import Papers
@@ -52,6 +52,15 @@ class Tracker(Logger):
             raise DataError(
                 f"loggers.{self.service}: needs the package {self.package}; install it, or remove the logger with null"
             )
+
+    def _tell_unread(self, **options: tuple[str, str | None]) -> None:
+        """Name the variables of the environment that a service's users set, and that are not read here."""
+        for variable, (option, value) in options.items():
+            if (found := os.environ.get(variable)) and found != value:
+                rank_zero_warn(
+                    f"{variable} = {found} (environment): is not read, as a run that goes on may not have it; give "
+                    f"loggers.{self.service}.{option}"
+                )
 
     # What a service gives
 
@@ -190,6 +199,7 @@ class WeightsAndBiases(Tracker):
         self.options = {"project": project, "entity": entity, "group": group, "tags": tags, "mode": mode}
         self.run_name = name
         self._run: Any = None
+        self._tell_unread(WANDB_PROJECT=("project", project), WANDB_NAME=("name", name))
 
     def begin(self, name: str, known: str | None) -> str:
         """Open a run; its console is not captured, as standard output belongs to the run's user."""
@@ -257,6 +267,7 @@ class MLflow(Tracker):
             )
         self.experiment_name, self.run_name, self.tags = experiment, name, tags or {}
         self._client: Any = None
+        self._tell_unread(MLFLOW_EXPERIMENT_NAME=("experiment", experiment), MLFLOW_RUN_NAME=("name", name))
 
     def begin(self, name: str, known: str | None) -> str:
         """Open a run, or a known one again."""

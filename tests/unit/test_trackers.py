@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -260,3 +261,14 @@ def test_a_run_that_goes_back_ends_with_the_same_steps_everywhere(tmp_path):
     assert run_of(tmp_path, ids["mlflow"]["id"]).data.params["model.class"] == "electra"
     log = (tmp_path / "own_out_0.txt").read_text()
     assert "loggers.wandb: " in log and "holds later steps" in log
+
+
+def test_variables_that_are_not_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    with pytest.warns(
+        UserWarning, match=r"WANDB_PROJECT = mine \(environment\): is not read, .*loggers\.wandb\.project"
+    ):
+        WeightsAndBiases(str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        WeightsAndBiases(str(tmp_path), project="mine")
