@@ -16,7 +16,7 @@ from datamodules.core.account import Accept, Account, told
 from datamodules.core.base import TextDataModule
 from datamodules.core.classes import LABELS_FILE, Naming, alike, read_names
 from datamodules.core.encoded import Encoded, WithLabels
-from datamodules.core.errors import DataError
+from datamodules.core.errors import DataError, MissingLabel
 from datamodules.core.labels import Example, Fields, Labels, class_names, class_number, count, read_examples
 from datamodules.core.lines import Records
 from datamodules.core.loader import Evaluation, FromStep, Steps, loader
@@ -118,6 +118,7 @@ class LabelledText(TextDataModule):
         self.label_names: list[str] = []
         self.splits: dict[str, Encoded] = {}
         self.read: dict[str, Account] = {}
+        self.without_labels: dict[str, str] = {}  # parts that nobody has named, and why they are not read
 
     @property
     def began(self) -> Path | None:
@@ -141,7 +142,12 @@ class LabelledText(TextDataModule):
         self.tokenizer = wordpiece.load(self.tokenizer_place)
         read = self.learn_names(wanted)
         for split in wanted:
-            self.splits[split] = self.encoded(split, read.pop(split, None) or self.examples(split))
+            try:
+                self.splits[split] = self.encoded(split, read.pop(split, None) or self.examples(split))
+            except MissingLabel as error:  # as in the test parts of GLUE
+                if self.sources[split] is not None or stage == split:
+                    raise
+                self.without_labels[split] = str(error)
         self.check_accounts(is_corpus=False)
         if stage == "fit" and self.rank == 0 and self.trainer is not None:
             self.leave_in_run(Path(self.trainer.default_root_dir))
@@ -268,6 +274,8 @@ class LabelledText(TextDataModule):
             cut = f", {examples.num_cut:,} of them cut to {self.sequence_length} tokens" if examples.num_cut else ""
             lines.append(f"{split}: {len(examples):,} examples{cut}")
             lines += told(self.read[split], split)
+        for split, reason in self.without_labels.items():
+            lines.append(f"{split}: the part of {self.sources['train']} is left out, as it lacks labels: {reason}")
         if "val" not in self.splits:
             lines.append("val: none, so nothing is validated; name data.validation_source")
         return lines

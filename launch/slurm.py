@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def main(words: list[str]) -> int:
     if "submit" in given.switches:
         print(_submit(file))
     else:
-        print(f"submit it with: sbatch {file}")
+        print(f"submit it with: sbatch {shlex.quote(str(file))}")
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pyarrow import Schema
 
-from datamodules.core.errors import DataError
+from datamodules.core.errors import DataError, MissingLabel
 
 LABELS_FILE = "labels.json"  # in the run's folder: the names of the classes, in the order of the outputs
 WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,18})(?:\.0*)?")  # tables write 2 as 2.0 where a column has gaps
@@ -82,7 +82,7 @@ class Naming:
             return self.numbers.get(str(value.number), value)
         if not self.any_word and (is_missing(value) or name == NO_LABEL):
             allowed = ", or, if it is a class, set data.accept to [labels]" if name else ""
-            raise DataError(f"{place}: {field!r} = {value!r:.60} is a missing label; leave the record out{allowed}")
+            raise MissingLabel(f"{place}: {field!r} = {value!r:.60} is a missing label; leave the record out{allowed}")
         if isinstance(value, Nameless):
             raise DataError(f"{place}: {field!r} = {value} has no name among those of the data set; correct it")
         if not name or OTHER_NUMBER.fullmatch(name):

@@ -139,7 +139,10 @@ def read_pretrained(kind: type, folder: str, source: str, names: Set[str]) -> tu
             folder, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
         )
     if missing := sorted(names & set(info["missing_keys"])):
-        raise CheckpointError(f"model.init_from = {source}: holds no {missing[0]} ({len(missing)} weights are missing)")
+        hint = "; model.head: linear takes none" if missing[0].startswith("pooler") else ""
+        raise CheckpointError(
+            f"model.init_from = {source}: holds no {missing[0]} ({len(missing)} weights are missing){hint}"
+        )
     weights = dict(found.named_parameters())
     others = weights.keys() - names - set(info["missing_keys"])
     left = sorted(others | set(info["unexpected_keys"]))

@@ -232,6 +232,22 @@ def test_parts_of_a_folder_serve_where_none_is_named(tmp_path: Path) -> None:
     assert len(labelled.splits["predict"]) == 4 and labelled.splits["predict"].labels.sum() == 0
 
 
+def test_a_test_part_without_labels_that_nobody_named_is_left_out(tmp_path: Path) -> None:
+    """As that of GLUE, where -1 stands for no label."""
+    write(tmp_path / "set/train.jsonl", [{"text": f"w5 w{n}", "label": n % 2} for n in range(9, 29)])
+    test = write(tmp_path / "set/test.jsonl", [{"text": f"w5 w{n}", "label": -1} for n in range(9, 19)])
+    tokenizer = TokenizerOptions(saved_tokenizer(tmp_path / "t"))
+    options = {"cache_dir": str(tmp_path / "cache"), "accept": ["unknown"], "source": str(tmp_path / "set")}
+    data = LabelledText(tokenizer, 4, 4, sequence_length=16, **options)
+    data.setup("fit")
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 20}
+    (line,) = [line for line in data.describe() if line.startswith("test:")]
+    assert line.startswith(f"test: the part of {tmp_path}/set is left out, as it lacks labels: {test}:1: 'label' = -1")
+    for more, stage in (({}, "test"), ({"test_source": str(test)}, "fit")):
+        with pytest.raises(DataError, match=r"'label' = -1 is a missing label"):
+            LabelledText(tokenizer, 4, 4, sequence_length=16, **options, **more).setup(stage)
+
+
 def test_pairs_tell_what_of_their_folders_they_do_not_read(tmp_path: Path) -> None:
     for name, count in (("train.jsonl", 20), ("validation.jsonl", 6)):
         rows = [{"anchor": f"w5 w6 {name} {n}", "positive": f"w7 {n}", "label": n % 2} for n in range(count)]
