@@ -65,7 +65,7 @@ class TakesEncoder:
 
 
 def encoder_config(
-    source: str,
+    source: str | None,
     tokenizer: PreTrainedTokenizerBase,
     families: tuple[str, ...] | None = None,
     is_its_own: bool = False,
@@ -81,6 +81,8 @@ def encoder_config(
     Raises:
         CheckpointError: there is none, it is of another family, or it has another vocabulary than the data.
     """
+    if source is None:  # rules of a registered method say so before; a class of one's own has none
+        raise CheckpointError("model.init_from = null: name the encoder to begin with, or give model.untrained")
     checkpoint = checkpoint_of(source)
     config = _config_of_folder(source) if checkpoint is None else _config_of_run(checkpoint.parents[1], tokenizer)
     if families and config.model_type not in families:

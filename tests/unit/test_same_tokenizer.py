@@ -55,6 +55,8 @@ def vocab_alone(folder: Path) -> None:
 def test_other_ids_are_refused_and_the_same_are_taken(form: str, tmp_path: Path) -> None:
     folder = encoder(tmp_path / "encoder")
     vocab_alone(folder) if form == "vocab_alone" else bert().save_pretrained(folder)
+    with pytest.raises(CheckpointError, match=r"^model\.init_from = null: name the encoder"):
+        encoder_config(None, bert())
     assert encoder_config(str(folder), bert()).hidden_size == 8
     refusal = r"^model.init_from = .*encoder: was trained with another tokenizer; set data.tokenizer to .*encoder \("
     with pytest.raises(CheckpointError, match=rf"{refusal}their vocabularies differ\)"):
