@@ -118,6 +118,7 @@ class LabelledText(TextDataModule):
         self.label_names: list[str] = []
         self.splits: dict[str, Encoded] = {}
         self.read: dict[str, Account] = {}
+        self.trained_on: frozenset[int] = frozenset()  # hashes of the texts
         self.without_labels: dict[str, str] = {}  # parts that nobody has named, and why they are not read
 
     @property
@@ -239,7 +240,19 @@ class LabelledText(TextDataModule):
         else:
             labels = torch.tensor([example.label for example in examples], dtype=torch.float32)
         count(examples, account := self.read[split], self.fields.labels == "classes")
+        self.compare(split, [hash(example[:2]) for example in examples])
         return Encoded(examples, self.tokenizer, self.sequence_length, labels, account)
+
+    def compare(self, split: str, texts: list[int]) -> None:
+        """Count the texts, by their hashes, that judge and are trained on too, and classes that are hardly there."""
+        account = self.read[split]
+        if split == "train":
+            self.trained_on = frozenset(texts)
+            alone = sum(number == 1 for number in account.classes.values())
+            account.note("of the classes have one example alone", alone)
+        elif split != "predict":
+            both = sum(text in self.trained_on for text in texts)
+            account.note("of the examples have a text that is trained on too", both)
 
     def accounts(self) -> dict[str, Account]:
         """Give the account of each split that was read."""

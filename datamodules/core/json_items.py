@@ -62,8 +62,9 @@ class Items:
             raise DataError(
                 f"{self.path}: a record has more than {MAX_LINE_BYTES >> 20} MiB; break it into several records"
             )
-        some = self.stream.read(max(HEAD_BYTES, held))
-        self.text, self.at = self.text[self.at :] + self.decode(some, not some), 0
+        some = self.stream.read(max(HEAD_BYTES, min(held, MAX_LINE_BYTES - held)))
+        rest, self.text, self.at = self.text[self.at :], "", 0  # of a long text there are no more copies than it takes
+        self.text = rest + self.decode(some, not some)
         return bool(some)
 
     def next_mark(self) -> str:

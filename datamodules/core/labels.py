@@ -173,6 +173,4 @@ def count(examples: list[Example], account: Account, has_classes: bool) -> None:
         known = labels.setdefault(example[:2], example.label)
         if known != example.label:
             account.note("of the texts stand there again with another label", 1)
-    alone = sum(number == 1 for number in account.classes.values())
-    account.note("of the classes have one example alone", alone)
     account.duplicated = len(examples) - len({example[:3] for example in examples})

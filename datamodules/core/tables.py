@@ -146,7 +146,8 @@ def text_column(path: Path, schema: pa.Schema, records: Records) -> None:
     if records.text_field not in schema.names:
         raise no_column(path, schema.names, records)
     kind = schema.field(records.text_field).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner)):
         raise DataError(
             f"{path}: column {records.text_field!r} holds {kind}, not strings; set data.text_field to another"
         )

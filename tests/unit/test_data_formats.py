@@ -130,3 +130,16 @@ def test_an_array_is_read_wherever_its_blocks_end(rows: list, size: int, indent:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_items, "HEAD_BYTES", size)
         assert list(json_items.Items(stream, Path("a.json"))) == rows
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow"])
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.dictionary(pa.int32(), pa.string()), pa.large_string()])
+def test_strings_of_every_form_are_read(tmp_path: Path, kind: pa.DataType, ending: str) -> None:
+    table = pa.table({"text": pa.array(["one", "zwei é", "one"]).cast(kind)})
+    path = tmp_path / f"a{ending}"
+    if ending == ".parquet":
+        parquet.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    assert list(Source((path,)).texts()) == ["one", "zwei é", "one"]

@@ -247,6 +247,17 @@ def test_classes_of_one_example_are_counted(tmp_path, tokenizer_folder):
     assert any(line.endswith(", ... (16 in all)") for line in made.describe())
 
 
+def test_texts_that_judge_and_are_trained_on_are_counted(tmp_path, tokenizer_folder):
+    rows = [{"text": f"w{5 + n}", "label": "ab"[n % 2]} for n in range(12)]
+    train, val = (
+        jsonl(tmp_path / "a.jsonl", rows),
+        jsonl(tmp_path / "b.jsonl", [*rows[:3], {"text": "w90", "label": "a"}]),
+    )
+    accounts = data(tokenizer_folder, train, validation_source=val).accounts()
+    assert accounts["val"].notes == {"of the examples have a text that is trained on too": 3}
+    assert not accounts["train"].notes
+
+
 def test_the_account_of_labelled_data(tmp_path, tokenizer_folder):
     rows = [{"text": "w5 w6", "label": "a", "id": n} for n in range(3)]
     rows += [{"text": "w5 w6", "label": "b"}, {"text": " ".join(["w7"] * 20), "label": "b"}, {"text": "", "label": "b"}]
