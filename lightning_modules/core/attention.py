@@ -163,9 +163,11 @@ KERNELS: dict[Kernel, Callable[..., Tensor]] = {"varlen": _varlen, "jagged": _ja
 
 def encode(encoder: PreTrainedModel, ids_T: Tensor, batch: TextBatch) -> Tensor:
     """Return the last hidden states [T, D] of a flat batch."""
+    has_types = encoder.config.type_vocab_size > 1  # else a second text has the type of the first
+    type_T = batch["type_T"] if has_types else torch.zeros_like(batch["type_T"])
     return encoder(
         ids_T[None],
-        token_type_ids=batch["type_T"][None],
+        token_type_ids=type_T[None],
         position_ids=batch["position_T"][None],
         layout=batch["layout"],
     ).last_hidden_state[0]

@@ -1,5 +1,6 @@
 """Where an encoder comes from: a run of ours, a Hugging Face folder, a hub name, or a package that carries one."""
 
+import copy
 from collections.abc import Collection
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def encoder_config(
     heads, width = (getattr(config, name, 1) or 1 for name in ("num_attention_heads", "hidden_size"))
     if not hasattr(config, "head_dim") and width % heads:
         raise CheckpointError(f"model.init_from = {source}: its width {width} cannot be shared by {heads} heads")
+    check_built(config, source)
     if not is_its_own:
         same_tokenizer(tokenizer, tokenizer_of(source), source)
     if len(tokenizer) > config.vocab_size:
@@ -107,7 +109,28 @@ def _config_of_folder(source: str) -> PreTrainedConfig:
     with readable(source):
         if find_adapter_config_file(folder):
             raise ValueError("it holds an adapter, which is not read; merge it into the network and save that")
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if getattr(config, "quantization_config", None):
+        raise CheckpointError(f"model.init_from = {source}: is quantised; give its full weights")
+    config._attn_implementation = None  # its wish, which may be code of a hub; what is used here is chosen here
+    config.return_dict, config.output_hidden_states, config.output_attentions = True, False, False
+    return config
+
+
+def check_built(config: PreTrainedConfig, source: str) -> None:
+    """Build a network without memory, to see that what its config.json asks for can be built.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    try:
+        with torch.device("meta"):
+            AutoModel.from_config(copy.deepcopy(config), attn_implementation="eager")
+    except Exception as error:  # transformers and torch raise a dozen kinds
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise CheckpointError(
+            f"model.init_from = {source}: its config.json asks for what cannot be built ({reason})"
+        ) from error
 
 
 def _config_of_run(run: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
 from lightning_modules.core.checkpoint.errors import CheckpointError
@@ -97,6 +97,8 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) 
             )
     with torch.no_grad():
         for name, target in targets.items():
+            if not torch.isfinite(weights[name]).all():
+                raise CheckpointError(f"{source}: {name} holds NaN or infinite values; save the weights again")
             found, wanted = list(weights[name].shape), shape_of(target)
             if found != wanted:
                 raise CheckpointError(f"{source}: {name} has shape {found}, the model built here has {wanted}")
@@ -135,8 +137,10 @@ def read_pretrained(kind: type, folder: str, source: str, names: Set[str]) -> tu
         CheckpointError: the source is not there, or lacks a weight.
     """
     with readable(source), quiet():
+        config = (getattr(kind, "config_class", None) or AutoConfig).from_pretrained(folder, trust_remote_code=False)
+        config._attn_implementation = "eager"  # it is read, not run: not by what the folder wishes for
         found, info = kind.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            folder, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
         )
     if missing := sorted(names & set(info["missing_keys"])):
         hint = "; model.head: linear takes none" if missing[0].startswith("pooler") else ""

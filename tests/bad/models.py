@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.bad.data import GOOD, PAIRS, POINTER
 from tests.bad.trying import CANARY, Mistake
@@ -88,6 +89,12 @@ def pickled(folder: Path) -> None:
     torch.save({"x": Bomb()}, folder / "enc/pytorch_model.bin")
 
 
+def not_numbers(folder: Path) -> None:
+    """Put NaN into every weight."""
+    file = folder / "enc/model.safetensors"
+    save_file({name: weight * float("nan") for name, weight in load_file(file).items()}, file, {"format": "pt"})
+
+
 def own_code(folder: Path) -> None:
     """Say that the model is built by code beside it."""
     config(model_type="own", auto_map={"AutoConfig": "code.Own", "AutoModel": "code.Model"})(folder)
@@ -148,6 +155,12 @@ MODELS: dict[str, tuple[Mistake, Damage]] = {
     "model: shorter than the data": (begun(r"sequence_length|positions"), config(max_position_embeddings=16)),
     "model: a tokenizer that is no JSON": (begun(r"tokenizer"), put("enc/tokenizer.json", "{")),
     "model: a tokenizer by pointer": (begun(r"tokenizer"), put("enc/tokenizer.json", POINTER)),
+    "model: an activation that is none": (begun(r"model\.init_from = enc: .*cannot be built.*magic"), config(hidden_act="magic")),
+    "model: a dropout of five": (begun(r"model\.init_from = enc: .*cannot be built"), config(hidden_dropout_prob=5)),
+    "model: padding out of the table": (begun(r"model\.init_from = enc: .*cannot be built"), config(pad_token_id=9999)),
+    "model: weights as whole numbers": (begun(r"model\.init_from = enc"), config(dtype="int8")),
+    "model: quantised": (begun(r"model\.init_from = enc: is quantised"), config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})),
+    "model: weights that are no numbers": (embedder(r"enc: .* holds NaN or infinite values"), not_numbers),
     "model: an adapter": (begun(r"model\.init_from = enc.*adapter"), put("enc/adapter_config.json", "{}")),
     "model: untrained beside it": (begun(r"model\.untrained|init_from", "--model.untrained.hidden_size 32"), lambda _: None),
     "model: sentences without pooling": (embedder(r"model\.init_from = enc: has no Pooling"), sentence("Transformer")),

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel
 
 from datamodules.core.wordpiece import load
 from launch.config import resolve
@@ -15,7 +16,7 @@ from lightning_modules.core.warm_start import checkpoint_of, load_weights
 from lightning_modules.electra.module import Electra
 from tests.embedders import letters_tokenizer, source
 from tests.runs import launch
-from tests.text import word_tokenizer
+from tests.text import text_batch, word_tokenizer
 
 
 def electra(seed: int = 0, **options) -> Electra:
@@ -228,3 +229,32 @@ def test_a_generator_that_would_not_be_read_is_refused(more, problem):
     words = ["--config", "configs/electra/debug.yaml", "--model.init_generator_from", "g", *more]
     with pytest.raises(ConfigError, match=rf"^model.init_generator_from = g \(.*\): {problem}"):
         resolve(words)
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_what_a_config_wishes_for_in_running_it_changes_nothing(family, tmp_path):
+    """A kernel of the hub would be code of somebody's."""
+    tokenizer = source(family, tmp_path)
+    plain, batch = Encoder(encoder_config(str(tmp_path), tokenizer)), text_batch([7, 5, 3])
+    batch["ids_T"] = batch["ids_T"].clamp(min=5, max=len(tokenizer) - 1)
+    load_encoder(plain.network, str(tmp_path))
+    told = json.loads((tmp_path / "config.json").read_text())
+    wishes = {"attn_implementation": "evil/kernel", "_attn_implementation": "flash_attention_2", "return_dict": False}
+    (tmp_path / "config.json").write_text(json.dumps(told | wishes | {"output_hidden_states": True, "use_cache": True}))
+    other = Encoder(encoder_config(str(tmp_path), tokenizer))
+    load_encoder(other.network, str(tmp_path))
+    with torch.no_grad():
+        for ours, theirs in zip(plain.eval()(batch, [1, 2]), other.eval()(batch, [1, 2]), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_pairs_of_texts_go_through_a_network_of_one_type(tmp_path):
+    from lightning_modules.core.attention import encode
+
+    tokenizer = source("bert", tmp_path)
+    config = encoder_config(str(tmp_path), tokenizer)
+    config.type_vocab_size, batch = 1, text_batch([12, 9])
+    batch["ids_T"] = batch["ids_T"].clamp(min=5, max=len(tokenizer) - 1)
+    assert batch["type_T"].any()
+    network = AutoModel.from_config(config, attn_implementation="flat").eval()
+    assert encode(network, batch["ids_T"], batch).shape == (21, config.hidden_size)
