@@ -6,14 +6,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
+from datamodules.core.base import ACCOUNT_FILE
 from launch.checkpoints import step_of
 from launch.config.errors import ConfigError
 from launch.config.resolved import RUN_FILE, Resolved
 from launch.run_folder import RunFolder, identity, read_json, write_json
 from lightning_modules.core.checkpoint.errors import CheckpointError
 from lightning_modules.core.checkpoint.verify import read_manifest
-
-DATA_FILE = "data.json"  # in the run's folder: the account of what it trains on
 
 
 class Guard(Callback):
@@ -85,4 +84,4 @@ class Begun(Callback):
                 self.resolved, data_fingerprint=fingerprint, validation_fingerprint=judged, deepspeed=engine
             )
             if hasattr(trainer.datamodule, "report"):
-                write_json(self.folder.path / DATA_FILE, trainer.datamodule.report())
+                write_json(self.folder.path / ACCOUNT_FILE, trainer.datamodule.report())

@@ -157,9 +157,9 @@ class RunFolder:
         if not (self.path / CONFIG).exists() or self.differences(resolved):  # else the old one names the older sources
             write_whole(self.path / CONFIG, resolved.run_text())
         (self.path / NEXT_CONFIG).unlink(missing_ok=True)
-        self.facts["config_file_sha256"] = self.config_hash()
         known = {name: fact for name, fact in facts.items() if fact is not None}
-        self._note_facts(**self.facts, config_sha256=resolved.digest(), **known)
+        hashes = {"config_sha256": resolved.digest(), "config_file_sha256": self.config_hash()}
+        self._note_facts(**self.facts, **hashes, **known)
         self.began = True
 
     def config_hash(self) -> str | None:

@@ -60,16 +60,13 @@ def refusal(path: str) -> str | None:
     for name, reason in REFUSED.items():
         if is_a(path, (LIGHTNING + name,)):
             return reason
-    hooks = [hook for hook in EPOCHS if hook in overridden(path)]
-    if hooks and not is_a(path, (LIGHTNING + "ProgressBar",)):
-        return NO_EPOCHS.format(hooks=" and ".join(hooks))
-    found = lookup(path)
-    ships = found and found[1].name.startswith("lightning.")
-    ours = found and found[1].name.startswith("callbacks.")
-    hooks = [hook for hook in VALIDATION if hook in overridden(path)]
-    if hooks and not (ships or ours) and not is_a(path, (LIGHTNING + "ProgressBar",)):
-        return NO_VALIDATION.format(hooks=" and ".join(hooks))
-    if ships and not overridden(path):
+    given, found = overridden(path), lookup(path)
+    package = found[1].name.partition(".")[0] if found else ""
+    idle = [(EPOCHS, NO_EPOCHS), *([] if package in ("lightning", "callbacks") else [(VALIDATION, NO_VALIDATION)])]
+    for names, reason in idle if not is_a(path, (LIGHTNING + "ProgressBar",)) else ():
+        if hooks := [name for name in names if name in given]:
+            return reason.format(hooks=" and ".join(hooks))
+    if package == "lightning" and not given:
         return "does nothing by itself; give a class that is derived from it"
     return None
 

@@ -31,6 +31,15 @@ def save_network(
         raise RuntimeError(f"{folder}: reads back differently in {', '.join(sorted(different)[:5])}")
 
 
+def with_options(tokenizer: PreTrainedTokenizerBase, **options: object) -> PreTrainedTokenizerBase:
+    """Return a copy of a tokenizer that has other options, and saves them."""
+    tokenizer = copy.deepcopy(tokenizer)
+    for name, value in options.items():
+        setattr(tokenizer, name, value)
+    tokenizer.init_kwargs |= options  # of those names alone is anything saved
+    return tokenizer
+
+
 def without_pooler(network: PreTrainedModel) -> dict[str, bool]:
     """Return what keeps transformers from making up a pooler when it reads a network that has none."""
     takes = "add_pooling_layer" in inspect.signature(type(network).__init__).parameters

@@ -9,7 +9,6 @@ module, so what comes out is shorter.)
 Shape suffixes: M texts, D coordinates.
 """
 
-import copy
 import filecmp
 import json
 import shutil
@@ -25,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_modules.core.export import save_network, without_pooler
+from lightning_modules.core.export import save_network, with_options, without_pooler
 from lightning_modules.core.sentence_form import Form, Layer, width_after
 from lightning_modules.core.sentence_reading import LEGACY, MODULES, NAMES, read
 
@@ -150,10 +149,7 @@ def for_texts(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     Padding is on the right, where no position is counted from it; "[SEP]" in a text is characters; there is one
     segment, so no number of it is handed over: GPT-2 would add the vector of a word for it.
     """
-    tokenizer = copy.deepcopy(tokenizer)
-    for name, value in AS_TRAINED.items():
-        setattr(tokenizer, name, value)
-    tokenizer.init_kwargs |= AS_TRAINED  # of those names alone is anything saved
+    tokenizer = with_options(tokenizer, **AS_TRAINED)
     known = [getattr(tokenizer, name) for name in PADDING] + [tokenizer.convert_ids_to_tokens(0)]
     tokenizer.pad_token = next(filter(None, known))
     tokenizer.backend_tokenizer.no_truncation()  # left behind by its last use, and saved with it

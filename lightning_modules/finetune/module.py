@@ -1,6 +1,5 @@
 """Fine-tuning as a LightningModule: a pre-trained encoder, a head, and labels."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from lightning_modules.core.encoder_sources import (
     said_of_vectors,
     tell_left,
 )
-from lightning_modules.core.export import save_network
+from lightning_modules.core.export import save_network, with_options
 from lightning_modules.core.optim import parameter_groups
 from lightning_modules.core.sizes import check_size
 from lightning_modules.core.terms import LossTerms
@@ -231,7 +230,5 @@ class Finetune(TakesEncoder, Method):
                 "model.head = linear: transformers has no class with this head; fine-tune with model.head hugging_face "
                 "to export"
             )
-        tokenizer = copy.deepcopy(tokenizer)
-        tokenizer.split_special_tokens = True  # "[SEP]" in a text is characters, as in training
-        tokenizer.init_kwargs["split_special_tokens"] = True  # of those names alone is anything saved
-        save_network(self.model.network, folder, tokenizer)
+        as_trained = with_options(tokenizer, split_special_tokens=True)  # "[SEP]" in a text is characters
+        save_network(self.model.network, folder, as_trained)

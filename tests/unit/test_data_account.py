@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from datamodules.core.account import Account, check, told, total
+from datamodules.core.base import TextDataModule
 from datamodules.core.corpus import Corpus, Plan, account_of
 from datamodules.core.errors import DataError
 from datamodules.core.labels import Fields, read_examples
@@ -162,20 +163,25 @@ def test_much_that_is_lost_is_refused_and_little_is_told() -> None:
         check({"train": unknown}, [], is_corpus=False)
 
 
+def module(examples: str, tokenizer: TokenizerOptions, source: str, **options: object) -> TextDataModule:
+    """Make a data module of a kind: labelled, pairs, or text with such examples."""
+    sizes = {"global_batch_size": 4, "micro_batch_size": 4}
+    if examples == "labelled":
+        return LabelledText(tokenizer, source=source, label_field="word", **sizes, **options)
+    if examples == "pairs":
+        return TextPairs(tokenizer, source=source, **sizes, **options)
+    return TextCorpus(tokenizer, source=source, examples=examples, validation_fraction=0.0, **sizes, **options)
+
+
 @pytest.mark.parametrize("examples", ["segments", "packed", "documents", "labelled", "pairs"])
 def test_texts_without_a_token_are_counted(tmp_path: Path, examples: str) -> None:
     """Characters of no width are letters to Python and nothing to a tokenizer."""
     texts = ["\u200b\u200d" if n % 4 == 0 else f"the fox and the hen, number {n}" for n in range(16)]
     rows = [{"text": text, "word": "ab"[n % 2], "anchor": text, "positive": "a den"} for n, text in enumerate(texts)]
     source = str(write(tmp_path / "a.jsonl", rows))
-    shared = (TokenizerOptions(train=WordPieceTraining(60)), 4, 4)
+    tokenizer = TokenizerOptions(train=WordPieceTraining(60))
     options = {"cache_dir": str(tmp_path / "cache"), "accept": ["columns"]}
-    if examples == "labelled":
-        data = LabelledText(*shared, source, label_field="word", **options)
-    elif examples == "pairs":
-        data = TextPairs(*shared, source=source, **options)
-    else:
-        data = TextCorpus(*shared, source, examples=examples, validation_fraction=0.0, **options)
+    data = module(examples, tokenizer, source, **options)
     data.prepare_data()
     data.setup()
     account = data.accounts()["train"]
@@ -191,16 +197,11 @@ def test_one_unknown_token_may_stand_for_a_whole_text(tmp_path: Path, examples: 
     texts = ["ภาษาไทยเป็นภาษาที่มีระดับเสียง" + "ก" * n if n % 4 == 0 else f"the fox and hen {n}" for n in range(16)]
     rows = [{"text": it, "word": "ab"[n % 2], "anchor": it, "positive": f"a den {n}"} for n, it in enumerate(texts)]
     known = write(tmp_path / "known.jsonl", [{"text": f"the fox and hen {n} a den"} for n in range(10)])
-    tokenizer = TextCorpus(TokenizerOptions(train=WordPieceTraining(60)), 4, 4, str(known), cache_dir=str(tmp_path))
-    named = TokenizerOptions(name=str(tokenizer.preparation.make_tokenizer()))
-    shared, source = (named, 4, 4), str(write(tmp_path / "a.jsonl", rows))
+    trained = TextCorpus(TokenizerOptions(train=WordPieceTraining(60)), 4, 4, str(known), cache_dir=str(tmp_path))
+    tokenizer = TokenizerOptions(name=str(trained.preparation.make_tokenizer()))
+    source = str(write(tmp_path / "a.jsonl", rows))
     options = {"cache_dir": str(tmp_path / "cache")}
-    if examples == "labelled":
-        data = LabelledText(*shared, source, label_field="word", **options)
-    elif examples == "pairs":
-        data = TextPairs(*shared, source=source, **options)
-    else:
-        data = TextCorpus(*shared, source, validation_fraction=0.0, **options)
+    data = module(examples, tokenizer, source, **options)
     with pytest.raises(DataError, match=r"unknown .*; \d\d\.\d% of the characters\).*data\.accept: \[unknown\]"):
         data.prepare_data()
         data.setup()
@@ -210,14 +211,9 @@ def test_one_unknown_token_may_stand_for_a_whole_text(tmp_path: Path, examples: 
 def test_names_of_special_tokens_in_texts_are_told(tmp_path: Path, examples: str) -> None:
     texts = [f"the fox [SEP] and the hen {n}" if n % 4 == 0 else f"the fox and the hen {n}" for n in range(16)]
     rows = [{"text": it, "word": "ab"[n % 2], "anchor": it, "positive": f"a den {n}"} for n, it in enumerate(texts)]
-    shared, source = (TokenizerOptions(train=WordPieceTraining(60)), 4, 4), str(write(tmp_path / "a.jsonl", rows))
+    tokenizer, source = TokenizerOptions(train=WordPieceTraining(60)), str(write(tmp_path / "a.jsonl", rows))
     options = {"cache_dir": str(tmp_path / "cache")}
-    if examples == "labelled":
-        data = LabelledText(*shared, source, label_field="word", **options)
-    elif examples == "pairs":
-        data = TextPairs(*shared, source=source, **options)
-    else:
-        data = TextCorpus(*shared, source, examples=examples, validation_fraction=0.0, **options)
+    data = module(examples, tokenizer, source, **options)
     data.prepare_data()
     data.setup()
     assert data.accounts()["train"].notes == {"of the texts hold [SEP], which is read as characters": 4}
